@@ -1,0 +1,108 @@
+//! [`Shape`] (at most four axes) and [`DType`].
+
+use crate::error::{Result, ensure};
+use std::{fmt, ops::Deref};
+
+/// The sizes of at most four axes, outermost first. Images are `(n, y, x, c)`, tokens `(n, t, d)`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    rank: u8,
+    dims: [usize; 4],
+}
+
+impl Shape {
+    /// A shape from its axes.
+    ///
+    /// # Panics
+    /// With more than four axes: no tensor of these models has them.
+    pub fn new(axes: &[usize]) -> Self {
+        assert!(axes.len() <= 4, "a Shape has at most four axes, not {axes:?}");
+        let mut dims = [1; 4];
+        dims[..axes.len()].copy_from_slice(axes);
+        Self { rank: axes.len() as u8, dims }
+    }
+
+    /// The number of elements.
+    pub fn count(&self) -> usize {
+        self.iter().product()
+    }
+
+    /// All axes but the last, multiplied, and the last: how most kernels see a tensor.
+    pub fn rows_cols(&self) -> (usize, usize) {
+        match self.split_last() {
+            Some((&cols, rows)) => (rows.iter().product(), cols),
+            None => (1, 1),
+        }
+    }
+
+    /// The axes as an array, or an error that names `what`.
+    ///
+    /// # Errors
+    /// `Shape` if the rank is not `N`.
+    pub fn axes<const N: usize>(&self, what: &str) -> Result<[usize; N]> {
+        ensure!(self.len() == N, Shape, "{what}: expected {N} axes, found {self}");
+        let mut axes = [0; N];
+        axes.copy_from_slice(self);
+        Ok(axes)
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+    fn deref(&self) -> &[usize] {
+        &self.dims[..self.rank as usize]
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(axes: [usize; N]) -> Self {
+        Self::new(&axes)
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(axes: &[usize]) -> Self {
+        Self::new(axes)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (i, d) in self.iter().enumerate() {
+            write!(f, "{}{d}", if i == 0 { "" } else { ", " })?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How the elements of a GPU tensor are stored. Arithmetic is f32 whatever the storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float, two to a `u32`, unpacked in the shader: needs no adapter feature. An odd count is padded.
+    F16,
+    /// Blocks of 32 along the last axis: all quants (four to a `u32`, row-major), then one f16 scale a block
+    /// (two to a `u32`). The values are those of ggml's Q8_0; only the layout differs, for aligned loads.
+    Q8,
+    /// 32-bit unsigned integer.
+    U32,
+}
+
+impl DType {
+    /// Bytes that `count` elements take in a buffer, a multiple of 4.
+    pub const fn bytes(self, count: usize) -> usize {
+        match self {
+            DType::F32 | DType::U32 => count * 4,
+            DType::F16 => count.div_ceil(2) * 4,
+            DType::Q8 => count.div_ceil(4) * 4 + count.div_ceil(32).div_ceil(2) * 4,
+        }
+    }
+}
