@@ -6,6 +6,7 @@
 
 mod case;
 pub mod layer_norm;
+pub mod matmul;
 
 pub use case::{Case, Input, Random, deviation};
 
@@ -21,7 +22,10 @@ pub struct Entry {
 }
 
 /// Every kernel.
-pub const ALL: &[Entry] = &[Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases }];
+pub const ALL: &[Entry] = &[
+    Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
+    Entry { kernel: &matmul::KERNEL, cases: matmul::cases },
+];
 
 /// What a kernel file needs.
 mod prelude {
