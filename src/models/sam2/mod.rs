@@ -1,0 +1,1 @@
+//! Segment Anything 2 and 2.1.
