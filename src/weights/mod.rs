@@ -28,7 +28,7 @@ mod torch;
 
 pub use bytes::Bytes;
 pub use names::{Alias, Names, Rule};
-pub use quantize::{Q8_BLOCK, dequantize_q8, quantize_f16, quantize_q8};
+pub use quantize::{quantize_f16, quantize_q8};
 pub use store::Format;
 pub use tensor::{HostDType, HostTensor};
 

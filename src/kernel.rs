@@ -1,0 +1,141 @@
+//! What a kernel is, as plain data: [`Kernel`], its [`Variant`]s, and the [`Target`] that a choice looks at.
+//!
+//! Nothing here knows a device: a graph can be recorded, planned, printed and validated without one.
+
+use crate::error::{Result, bail};
+
+/// The kind of adapter, as far as kernel choice cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Hardware: workgroup memory and barriers are cheap, many workgroups run at once.
+    Gpu,
+    /// A CPU behind a graphics API (lavapipe, SwiftShader, WARP): barriers are dear, loads are gathers.
+    Software,
+}
+
+/// The limits that kernels and plans respect. The default is what WebGPU guarantees everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Bytes of one storage binding.
+    pub binding: u64,
+    /// Bytes of one buffer.
+    pub buffer: u64,
+    /// Bytes of workgroup memory.
+    pub workgroup_memory: u32,
+    /// Invocations of one workgroup.
+    pub invocations: u32,
+    /// Workgroups in each dimension of a dispatch.
+    pub groups: u32,
+    /// What the offset of a storage binding is a multiple of.
+    pub offset_alignment: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            binding: 128 << 20,
+            buffer: 256 << 20,
+            workgroup_memory: 16 << 10,
+            invocations: 256,
+            groups: 65535,
+            offset_alignment: 256,
+        }
+    }
+}
+
+/// What a recording may assume of the adapter that will play it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Hardware or software.
+    pub class: Class,
+    /// Limits of the device.
+    pub limits: Limits,
+    /// The subgroup size, where subgroup operations exist and the size is the same in every dispatch.
+    pub subgroup: Option<u32>,
+    /// Forced variants, `(kernel, variant)`; a kernel that is not listed chooses for itself.
+    pub forced: Vec<(String, String)>,
+}
+
+impl Default for Target {
+    /// WebGPU's guarantees on hardware: what a browser gets.
+    fn default() -> Self {
+        Self { class: Class::Gpu, limits: Limits::default(), subgroup: None, forced: Vec::new() }
+    }
+}
+
+/// One way to compile a kernel: a row of its table.
+#[derive(Debug)]
+pub struct Variant {
+    /// The name that benches, `--variant` and reports use: `tile64`, `subgroup8`.
+    pub name: &'static str,
+    /// The adapters it is written for. It runs on the others too.
+    pub class: Class,
+    /// What the shader text is expanded with: tile sizes, unrolling, structure.
+    pub defines: &'static [(&'static str, i64)],
+    /// The exact subgroup size that it relies on, if it uses subgroup operations.
+    pub subgroup: Option<u32>,
+}
+
+impl Variant {
+    /// The value of a define of this variant.
+    ///
+    /// # Panics
+    /// If the table has no such define: a mistake in the kernel's own file.
+    pub fn get(&self, name: &str) -> u32 {
+        match self.defines.iter().find(|(n, _)| *n == name) {
+            Some((_, v)) => *v as u32,
+            None => panic!("variant {} has no define {name}", self.name),
+        }
+    }
+}
+
+/// A compute kernel: one shader file, one Rust file, one name for both, for labels and for benches.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The stem: `shaders/NAME.wgsl`, `kernels::NAME`.
+    pub name: &'static str,
+    /// The text of the shader file.
+    pub source: &'static str,
+    /// Bytes of the Rust `Params`, which follow the shader's `base: vec4<u32>`.
+    pub params: usize,
+    /// The table of variants, in order of preference within a class; never empty.
+    pub variants: &'static [Variant],
+}
+
+impl Kernel {
+    /// The forced variant if there is one; else the first that the target supports, `fits` accepts and whose
+    /// class is the target's; else the first that is supported and fits.
+    ///
+    /// # Errors
+    /// `Gpu` if the forced variant does not exist, is not supported or does not fit, or if nothing fits.
+    pub fn choose(&self, target: &Target, fits: impl Fn(&Variant) -> bool) -> Result<&'static Variant>
+    where
+        Self: 'static,
+    {
+        let usable = |v: &Variant| (v.subgroup.is_none() || v.subgroup == target.subgroup) && fits(v);
+        if let Some((_, name)) = target.forced.iter().find(|(k, _)| k == self.name) {
+            return match self.variants.iter().find(|v| v.name == name) {
+                Some(v) if usable(v) => Ok(v),
+                Some(_) => bail!(Gpu, "{}: variant {name} does not suit this adapter or shape", self.name),
+                None => bail!(Gpu, "{}: no variant {name}; there are {}", self.name, self.variant_names()),
+            };
+        }
+        let preferred = self.variants.iter().find(|v| v.class == target.class && usable(v));
+        match preferred.or_else(|| self.variants.iter().find(|v| usable(v))) {
+            Some(v) => Ok(v),
+            None => bail!(Gpu, "{}: no variant suits this adapter and shape", self.name),
+        }
+    }
+
+    fn variant_names(&self) -> String {
+        self.variants.iter().map(|v| v.name).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The text of `shaders/NAME.wgsl`.
+macro_rules! wgsl {
+    ($name:literal) => {
+        include_str!(concat!("../../shaders/", $name, ".wgsl"))
+    };
+}
+pub(crate) use wgsl;

@@ -1,0 +1,154 @@
+//! A [`Case`] is one call of a kernel with inputs that can fail it, and its CPU twin's answer.
+
+use crate::{
+    error::Result,
+    graph::{Graph, Value},
+    quant,
+    shape::{DType, Shape},
+};
+use std::fmt;
+
+/// An input of a case: the bytes that the device gets, and the values that the twin sees.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// Shape.
+    pub shape: Shape,
+    /// Storage.
+    pub dtype: DType,
+    /// What the device gets.
+    pub bytes: Vec<u8>,
+    /// What the twin gets: for f16 and Q8 the values after the rounding.
+    pub values: Vec<f32>,
+}
+
+impl Input {
+    /// f32 values.
+    pub fn f32(shape: impl Into<Shape>, values: Vec<f32>) -> Self {
+        let bytes = bytemuck::cast_slice(&values).to_vec();
+        Self::new(shape.into(), DType::F32, bytes, values)
+    }
+
+    /// f16 values, rounded from f32.
+    pub fn f16(shape: impl Into<Shape>, values: &[f32]) -> Self {
+        let words = quant::pack_f16(values);
+        let rounded = quant::unpack_f16(&words, values.len());
+        Self::new(shape.into(), DType::F16, bytemuck::cast_slice(&words).to_vec(), rounded)
+    }
+
+    /// Q8 blocks, rounded from f32.
+    pub fn q8(shape: impl Into<Shape>, values: &[f32]) -> Self {
+        let words = quant::pack_q8(values);
+        let rounded = quant::unpack_q8(&words, values.len());
+        Self::new(shape.into(), DType::Q8, bytemuck::cast_slice(&words).to_vec(), rounded)
+    }
+
+    /// Values stored as `dtype` (not `U32`).
+    pub fn stored(dtype: DType, shape: impl Into<Shape>, values: Vec<f32>) -> Self {
+        match dtype {
+            DType::F16 => Self::f16(shape, &values),
+            DType::Q8 => Self::q8(shape, &values),
+            _ => Self::f32(shape, values),
+        }
+    }
+
+    fn new(shape: Shape, dtype: DType, bytes: Vec<u8>, values: Vec<f32>) -> Self {
+        assert_eq!(shape.count(), values.len(), "values for {shape}");
+        Self { shape, dtype, bytes, values }
+    }
+}
+
+type Record = dyn Fn(&mut Graph, &[Value]) -> Result<Vec<Value>> + Send + Sync;
+type Twin = dyn Fn(&[Input]) -> Vec<Vec<f32>> + Send + Sync;
+
+/// One call of a kernel, its inputs and its twin.
+pub struct Case {
+    /// What is special about it.
+    pub name: String,
+    /// Inputs in the order that `record` takes them.
+    pub inputs: Vec<Input>,
+    /// Records the call and returns its outputs.
+    pub record: Box<Record>,
+    /// The same in plain loops, accumulating in f64. Integers come as their values.
+    pub twin: Box<Twin>,
+    /// The largest normalised mean square error against the twin; 0 asks for equality.
+    pub nmse: f64,
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Case {
+    /// A case.
+    pub fn new(
+        name: impl Into<String>,
+        inputs: Vec<Input>,
+        nmse: f64,
+        record: impl Fn(&mut Graph, &[Value]) -> Result<Vec<Value>> + Send + Sync + 'static,
+        twin: impl Fn(&[Input]) -> Vec<Vec<f32>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name: name.into(), inputs, nmse, record: Box::new(record), twin: Box::new(twin) }
+    }
+
+    /// Records the call with its inputs as graph inputs: `(inputs, outputs)`.
+    ///
+    /// # Errors
+    /// What the kernel function reports.
+    pub fn graph(&self, g: &mut Graph) -> Result<(Vec<Value>, Vec<Value>)> {
+        let inputs: Vec<Value> =
+            self.inputs.iter().enumerate().map(|(i, x)| g.input(&format!("input {i}"), x.shape, x.dtype)).collect();
+        let outputs = (self.record)(g, &inputs)?;
+        for (i, &v) in outputs.iter().enumerate() {
+            g.output(v, &format!("output {i}"));
+        }
+        Ok((inputs, outputs))
+    }
+}
+
+/// `(normalised mean square error, largest absolute difference)` of `found` against `expected`.
+/// A NaN or a different length is infinitely far away.
+pub fn deviation(found: &[f32], expected: &[f32]) -> (f64, f64) {
+    if found.len() != expected.len() || found.iter().chain(expected).any(|v| !v.is_finite()) {
+        return (f64::INFINITY, f64::INFINITY);
+    }
+    let (mut error, mut power, mut largest) = (0.0, 0.0, 0f64);
+    for (a, b) in found.iter().zip(expected) {
+        let (a, b) = (f64::from(*a), f64::from(*b));
+        error += (a - b) * (a - b);
+        power += b * b;
+        largest = largest.max((a - b).abs());
+    }
+    (if error == 0.0 { 0.0 } else { error / power.max(f64::MIN_POSITIVE) }, largest)
+}
+
+/// Deterministic numbers for inputs (splitmix64): the same on every machine and in every run.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// A stream.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Uniform in `-1..1`.
+    pub fn uniform(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// `count` values, uniform in `-1..1`.
+    pub fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.uniform()).collect()
+    }
+
+    /// The same with one value in 61 up to 6e4: what breaks f16 accumulation and naive variances.
+    pub fn outliers(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|i| self.uniform() * if i % 61 == 17 { 6e4 } else { 1.0 }).collect()
+    }
+}

@@ -1,0 +1,36 @@
+//! The kernels: one file each, with the same stem as its shader. A kernel function checks shapes, chooses a
+//! variant and records a dispatch; its plain CPU twin and its cases stand beside it.
+//!
+//! From [`ALL`] follow naga and tint validation, the test of every variant against its twin, the benchmark and
+//! `impasto doctor`'s self-test. A new kernel is two files, its `mod` line and its line in `ALL`.
+
+mod case;
+pub mod layer_norm;
+
+pub use case::{Case, Input, Random, deviation};
+
+use crate::kernel::Kernel;
+
+/// A kernel with the cases that prove it.
+#[derive(Debug)]
+pub struct Entry {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Shapes that can fail, with inputs and the twin's answer.
+    pub cases: fn() -> Vec<Case>,
+}
+
+/// Every kernel.
+pub const ALL: &[Entry] = &[Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases }];
+
+/// What a kernel file needs.
+mod prelude {
+    pub(super) use super::case::{Case, Input, Random};
+    pub(super) use crate::{
+        error::{Result, ensure},
+        graph::{Dispatch, Graph, Value},
+        kernel::{Class, Kernel, Target, Variant, wgsl},
+        shape::DType,
+    };
+    pub(super) use bytemuck::{Pod, Zeroable, bytes_of};
+}

@@ -1,0 +1,105 @@
+//! Kernel against twin on a device: what `impasto doctor` and the tests run.
+
+use crate::{
+    error::{Context, Result},
+    gpu::Gpu,
+    graph::{BindOptions, Bound, Control, Graph, Value},
+    kernel::Kernel,
+    kernels::{Case, deviation},
+    shape::DType,
+};
+use serde::Serialize;
+
+/// What a case gave on a device.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Kernel stem.
+    pub kernel: String,
+    /// Variant.
+    pub variant: String,
+    /// Case.
+    pub case: String,
+    /// Normalised mean square error against the twin; the largest over the outputs.
+    pub nmse: f64,
+    /// The largest absolute difference.
+    pub max_abs: f64,
+    /// The error that the case allows.
+    pub allowed: f64,
+    /// Whether nothing was written beside the buffers.
+    pub guards_intact: bool,
+    /// Milliseconds on the device, where it has timestamps.
+    pub milliseconds: Option<f64>,
+}
+
+impl Report {
+    /// Whether the case holds.
+    pub fn passed(&self) -> bool {
+        self.nmse <= self.allowed && self.guards_intact
+    }
+}
+
+/// The variants of `kernel` that record `case` for this device: `(name, inputs, outputs, graph)`.
+///
+/// # Errors
+/// What recording reports, other than a variant that does not suit.
+pub fn recordings(
+    gpu: &Gpu,
+    kernel: &'static Kernel,
+    case: &Case,
+) -> Vec<(&'static str, Graph, Vec<Value>, Vec<Value>)> {
+    let record = |variant: &'static str| {
+        let mut target = gpu.target().clone();
+        target.forced = vec![(kernel.name.into(), variant.into())];
+        let mut g = Graph::new(&target);
+        let (inputs, outputs) = case.graph(&mut g).ok()?;
+        Some((variant, g, inputs, outputs))
+    };
+    kernel.variants.iter().filter_map(|v| record(v.name)).collect()
+}
+
+/// Runs one recording of a case between guard bands: the report and the raw outputs.
+///
+/// # Errors
+/// What the device reports.
+pub async fn run(
+    gpu: &Gpu,
+    kernel: &Kernel,
+    case: &Case,
+    (variant, graph, inputs, outputs): (&str, Graph, Vec<Value>, Vec<Value>),
+    expected: &[Vec<f32>],
+) -> Result<(Report, Vec<Vec<u8>>)> {
+    let name = || format!("{}/{variant} {}", kernel.name, case.name);
+    let mut bound = graph.plan()?.bind(gpu, &BindOptions { guard: true, budget: None }).context(name)?;
+    let data: Vec<(Value, &[u8])> = inputs.iter().zip(&case.inputs).map(|(v, x)| (*v, x.bytes.as_slice())).collect();
+    let raw = bound.run(&data, &outputs, Control::default()).await.context(name)?;
+    let (mut nmse, mut max_abs) = (0f64, 0f64);
+    for ((bytes, &v), expected) in raw.iter().zip(&outputs).zip(expected) {
+        let (n, m) = deviation(&values(&bound, v, bytes), expected);
+        (nmse, max_abs) = (nmse.max(n), max_abs.max(m));
+    }
+    let milliseconds = match gpu.has_timestamps() {
+        true => Some(bound.profile().await?.iter().map(|t| t.nanoseconds).sum::<f64>() * 1e-6),
+        false => None,
+    };
+    let report = Report {
+        kernel: kernel.name.into(),
+        variant: variant.into(),
+        case: case.name.clone(),
+        nmse,
+        max_abs,
+        allowed: case.nmse,
+        guards_intact: bound.guards_intact().await?,
+        milliseconds,
+    };
+    Ok((report, raw))
+}
+
+fn values(bound: &Bound, v: Value, bytes: &[u8]) -> Vec<f32> {
+    match bound.graph().dtype(v) {
+        DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(bytes).into_iter().map(|n| n as f32).collect(),
+        DType::F16 => {
+            crate::quant::unpack_f16(&bytemuck::pod_collect_to_vec::<u8, u32>(bytes), bound.graph().shape(v).count())
+        }
+        _ => bytemuck::pod_collect_to_vec(bytes),
+    }
+}

@@ -1,0 +1,15 @@
+//! One device for all tests of a kind: opening one takes longer than most tests.
+
+use impasto::gpu::{Checks, Gpu, Options};
+use std::sync::OnceLock;
+
+/// The device of this run.
+pub fn gpu(checks: Checks) -> &'static Gpu {
+    static TRUSTED: OnceLock<Gpu> = OnceLock::new();
+    static CHECKED: OnceLock<Gpu> = OnceLock::new();
+    let cell = if checks == Checks::Checked { &CHECKED } else { &TRUSTED };
+    cell.get_or_init(|| {
+        let options = Options { checks, ..Options::from_env() };
+        pollster::block_on(Gpu::open(&options)).expect("an adapter: see the README for a software one")
+    })
+}

@@ -1,0 +1,44 @@
+//! Every variant of every kernel against its CPU twin, between guard bands, checked and trusted.
+
+use crate::common::gpu;
+use impasto::{gpu::Checks, kernels::ALL, selftest};
+
+/// `IMPASTO_KERNEL=name` narrows the run to one kernel.
+#[test]
+fn variants_equal_their_twins() {
+    let only = std::env::var("IMPASTO_KERNEL").ok();
+    let (mut failures, mut runs) = (Vec::new(), 0);
+    for entry in ALL.iter().filter(|e| only.as_deref().is_none_or(|o| o == e.kernel.name)) {
+        for case in (entry.cases)() {
+            let expected = (case.twin)(&case.inputs);
+            let recordings = selftest::recordings(gpu(Checks::Trusted), entry.kernel, &case);
+            assert!(!recordings.is_empty(), "{} {}: no variant records it", entry.kernel.name, case.name);
+            let again = selftest::recordings(gpu(Checks::Checked), entry.kernel, &case);
+            for (trusted, checked) in recordings.into_iter().zip(again) {
+                let on = |checks, recording| {
+                    pollster::block_on(selftest::run(gpu(checks), entry.kernel, &case, recording, &expected)).unwrap()
+                };
+                let variant = trusted.0;
+                let (report, bits) = on(Checks::Trusted, trusted);
+                let (second, checked_bits) = on(Checks::Checked, checked);
+                for r in [&report, &second] {
+                    if !r.passed() {
+                        failures.push(format!(
+                            "{}/{} {}: nmse {:.2e} (allowed {:.0e}), max {:.2e}, guards {}",
+                            r.kernel, r.variant, r.case, r.nmse, r.allowed, r.max_abs, r.guards_intact
+                        ));
+                    }
+                }
+                if bits != checked_bits {
+                    failures.push(format!(
+                        "{}/{variant} {}: trusted and checked bits differ",
+                        entry.kernel.name, case.name
+                    ));
+                }
+                runs += 2;
+            }
+        }
+    }
+    assert!(runs > 0, "no kernel was run");
+    assert!(failures.is_empty(), "{} of {runs} runs failed:\n{}", failures.len(), failures.join("\n"));
+}

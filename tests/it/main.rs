@@ -1,0 +1,5 @@
+//! One test binary. GPU tests run on whatever adapter there is; `IMPASTO_ADAPTER` and the ICD choose another.
+
+mod common;
+mod kernels;
+mod shaders;

@@ -1,0 +1,98 @@
+//! Every text that the cases of every kernel can emit validates for SPIR-V, MSL and HLSL, and keeps the binding
+//! convention: group 0, `Params` at 0 (starting with `base`), then the reads, then the writes.
+
+use impasto::{
+    graph::Graph,
+    kernel::{Class, Target},
+    kernels::ALL,
+    wgsl,
+};
+use naga::{AddressSpace, StorageAccess, valid};
+use std::collections::BTreeMap;
+
+/// `(kernel/variant defines) -> (text, bytes of Params)` over all cases, classes and subgroup sizes.
+fn emitted() -> BTreeMap<String, (String, usize)> {
+    let mut texts = BTreeMap::new();
+    for entry in ALL {
+        for case in (entry.cases)() {
+            for variant in entry.kernel.variants {
+                let target = Target {
+                    class: Class::Gpu,
+                    subgroup: variant.subgroup,
+                    forced: vec![(entry.kernel.name.into(), variant.name.into())],
+                    ..Target::default()
+                };
+                let mut g = Graph::new(&target);
+                if case.graph(&mut g).is_err() {
+                    continue;
+                }
+                for d in g.dispatches() {
+                    let defines: Vec<_> = d.variant.defines.iter().chain(&d.defines).copied().collect();
+                    let text = wgsl::expand(d.kernel.name, d.kernel.source, &defines).unwrap();
+                    let name = format!("{}/{} {:?}", d.kernel.name, d.variant.name, d.defines);
+                    texts.insert(name, (text, d.params.len()));
+                }
+            }
+        }
+    }
+    texts
+}
+
+#[test]
+fn texts_validate_for_every_backend() {
+    let texts = emitted();
+    assert!(texts.len() >= ALL.len());
+    for (name, (text, params)) in &texts {
+        let module =
+            naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+        let info = valid::Validator::new(valid::ValidationFlags::all(), valid::Capabilities::SUBGROUP)
+            .subgroup_stages(valid::ShaderStages::COMPUTE)
+            .subgroup_operations(valid::SubgroupOperationSet::all())
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+        convention(name, &module, *params);
+
+        let options = naga::back::spv::Options::default();
+        naga::back::spv::write_vec(&module, &info, &options, None).unwrap_or_else(|e| panic!("{name}: SPIR-V: {e}"));
+        let options =
+            naga::back::msl::Options { lang_version: (2, 4), fake_missing_bindings: true, ..Default::default() };
+        naga::back::msl::write_string(&module, &info, &options, &Default::default())
+            .unwrap_or_else(|e| panic!("{name}: MSL: {e}"));
+        let options = naga::back::hlsl::Options {
+            shader_model: naga::back::hlsl::ShaderModel::V6_2,
+            fake_missing_bindings: true,
+            ..Default::default()
+        };
+        let mut out = String::new();
+        naga::back::hlsl::Writer::new(&mut out, &options, &Default::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{name}: HLSL: {e}"));
+    }
+    println!("{} texts", texts.len());
+}
+
+fn convention(name: &str, module: &naga::Module, params: usize) {
+    let mut bound: Vec<_> = module.global_variables.iter().filter_map(|(_, v)| Some((v.binding?, v))).collect();
+    bound.sort_by_key(|(b, _)| b.binding);
+    let mut writing = false;
+    for (i, (binding, variable)) in bound.iter().enumerate() {
+        assert_eq!((binding.group, binding.binding), (0, i as u32), "{name}: bindings are 0, 1, 2 .. of group 0");
+        match variable.space {
+            AddressSpace::Uniform => {
+                assert_eq!(i, 0, "{name}: the uniform is at 0");
+                let naga::TypeInner::Struct { members, span } = &module.types[variable.ty].inner else {
+                    panic!("{name}: Params is a struct");
+                };
+                assert_eq!(members[0].name.as_deref(), Some("base"), "{name}: Params starts with base");
+                assert_eq!(*span as usize, (16 + params).next_multiple_of(16), "{name}: size of Params");
+            }
+            AddressSpace::Storage { access } => {
+                let writes = access.contains(StorageAccess::STORE);
+                assert!(writes || !writing, "{name}: reads come before writes");
+                writing |= writes;
+            }
+            other => panic!("{name}: binding {i} is {other:?}"),
+        }
+    }
+    assert!(writing, "{name} writes nothing");
+}
