@@ -7,7 +7,10 @@ use crate::{
     kernel::Class,
 };
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// How to bind.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +19,47 @@ pub struct Options {
     pub guard: bool,
     /// Refuse a plan whose slots and tensors take more than this.
     pub budget: Option<u64>,
+    /// Take slots from here, and put new ones here: plans that never play at the same time share their memory.
+    pub pool: Option<SlotPool>,
+}
+
+/// Slots shared by plans of one session. What a plan leaves in its slots is gone once another plan plays.
+#[derive(Debug, Clone, Default)]
+pub struct SlotPool(Arc<Mutex<Vec<Buffer>>>);
+
+impl SlotPool {
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> u64 {
+        self.lock().iter().map(Buffer::bytes).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Buffer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One buffer for each of `sizes`: the smallest free one that is large enough, else a new one.
+    fn take(&self, gpu: &Gpu, sizes: &[u64]) -> Result<Vec<Buffer>> {
+        let mut pool = self.lock();
+        let mut used = vec![false; pool.len()];
+        let mut slots = vec![None; sizes.len()];
+        let mut order: Vec<usize> = (0..sizes.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
+        for i in order {
+            let fits = |&j: &usize| !used[j] && pool[j].bytes() >= sizes[i];
+            let found = (0..pool.len()).filter(fits).min_by_key(|&j| pool[j].bytes());
+            let j = match found {
+                Some(j) => j,
+                None => {
+                    pool.push(gpu.buffer("shared slot", sizes[i], Usage::Storage)?);
+                    used.push(false);
+                    pool.len() - 1
+                }
+            };
+            used[j] = true;
+            slots[i] = Some(pool[j].clone());
+        }
+        Ok(slots.into_iter().flatten().collect())
+    }
 }
 
 /// What a play reports to and listens to.
@@ -100,10 +144,8 @@ impl Plan {
             ensure!(total <= budget, OutOfMemory, "the plan needs {total} bytes on the GPU, the budget is {budget}");
         }
         let guard = if options.guard { GUARD } else { 0 };
-        let slot = |(i, &bytes): (usize, &u64)| {
-            gpu.buffer(&format!("slot {i}"), bytes.next_multiple_of(4) + 2 * guard, Usage::Storage)
-        };
-        let slots = self.slots.iter().enumerate().map(slot).collect::<Result<Vec<_>>>()?;
+        let sizes: Vec<u64> = self.slots.iter().map(|bytes| bytes.next_multiple_of(4) + 2 * guard).collect();
+        let slots = options.pool.clone().unwrap_or_default().take(gpu, &sizes)?;
         let mut bound = Bound {
             gpu: gpu.clone(),
             plan: self,
