@@ -312,6 +312,33 @@ impl Bound {
         Ok(bytes.iter().map(|b| bytemuck::pod_collect_to_vec(b)).collect())
     }
 
+    /// Rows of a value along its first axis, as the last run left them: call it before another plan of the same
+    /// pool plays.
+    ///
+    /// # Errors
+    /// `Shape` for a row that does not exist; what the device reports.
+    pub async fn read_rows(&mut self, v: Value, rows: &[usize]) -> Result<Vec<Vec<u8>>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (shape, whole) = (self.plan.graph.shape(v), self.plan.graph.bytes(v));
+        let count = shape.first().copied().unwrap_or(1);
+        ensure!(rows.iter().all(|r| *r < count), Shape, "rows {rows:?} of {shape}");
+        let bytes = whole / count as u64;
+        ensure!(bytes.is_multiple_of(8), Shape, "rows of {bytes} bytes cannot be read one by one");
+        let total = bytes * rows.len() as u64;
+        Self::grow(&self.gpu, &mut self.download, total, Usage::Download)?;
+        let Some(staging) = &self.download else { return Ok(Vec::new()) };
+        let from = self.binding(v);
+        let mut submission = self.gpu.submission();
+        for (i, &row) in rows.iter().enumerate() {
+            submission.copy(from.buffer, from.offset + row as u64 * bytes, staging, i as u64 * bytes, bytes);
+        }
+        submission.submit();
+        let split = |all: &[u8]| all.chunks(bytes as usize).map(<[u8]>::to_vec).collect();
+        staging.map_read(&self.gpu, total, split).await
+    }
+
     /// Records the launches; all but the last slice are submitted, the last is handed back for more to follow.
     async fn play<'g>(&'g self, first: Submission<'g>, control: Control<'_>) -> Result<Submission<'g>> {
         let total = self.steps.iter().map(|s| s.flops).sum::<u64>().max(1);
