@@ -16,6 +16,7 @@ use std::collections::HashMap;
 /// The files that `#import` finds, by stem.
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../shaders/shared/activation.wgsl")),
+    ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
     ("reduce", include_str!("../shaders/shared/reduce.wgsl")),
 ];
 

@@ -4,7 +4,10 @@
 //! From [`ALL`] follow naga and tint validation, the test of every variant against its twin, the benchmark and
 //! `impasto doctor`'s self-test. A new kernel is two files, its `mod` line and its line in `ALL`.
 
+pub mod activation;
 mod case;
+pub mod conv2d;
+pub mod conv_transpose2d;
 pub mod layer_norm;
 
 pub use case::{Case, Input, Random, deviation};
@@ -21,7 +24,11 @@ pub struct Entry {
 }
 
 /// Every kernel.
-pub const ALL: &[Entry] = &[Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases }];
+pub const ALL: &[Entry] = &[
+    Entry { kernel: &conv2d::KERNEL, cases: conv2d::cases },
+    Entry { kernel: &conv_transpose2d::KERNEL, cases: conv_transpose2d::cases },
+    Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
+];
 
 /// What a kernel file needs.
 mod prelude {
