@@ -2,4 +2,5 @@
 
 mod common;
 mod kernels;
+mod sam2;
 mod shaders;

@@ -240,7 +240,7 @@ async fn process_batch(
             let mask = resize::bilinear_mask(&low, (side, side), h, w, s.mask_threshold)?;
             let full = if (w, h) == (width, height) { mask } else { mask.uncrop(x0, y0, width, height)? };
             found.push(Found {
-                rle: Rle::encode(&full),
+                rle: Rle::encode(&full)?,
                 bounds: j.bounds,
                 iou: j.iou,
                 point: clicks(j.prompt),
@@ -286,7 +286,7 @@ fn without_small_regions(found: Vec<Found>, s: &Settings) -> Result<Vec<Found>> 
         let holes = remove_small_regions(&mut mask, s.min_mask_region_area, Regions::Holes);
         let islands = remove_small_regions(&mut mask, s.min_mask_region_area, Regions::Islands);
         if holes || islands {
-            f.rle = Rle::encode(&mask);
+            f.rle = Rle::encode(&mask)?;
             f.bounds = mask.bbox().map(|v| v as f32);
         }
         scores.push(if holes || islands { 0.0 } else { 1.0 });

@@ -4,6 +4,7 @@
 
 pub mod amg;
 mod decoders;
+mod embedding;
 pub mod grid;
 mod hiera;
 mod image_encoder;
@@ -16,6 +17,7 @@ mod prompt_encoder;
 mod result;
 mod two_way;
 
+pub use embedding::Embedding;
 pub use predictor::{Ask, Behaviour, Options, Predictor};
 pub use prompt::{MaskPrompt, Point, Prompt};
 pub use result::{Candidate, Prediction, Statistics};

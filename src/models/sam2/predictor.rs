@@ -67,7 +67,7 @@ pub struct Predictor {
     pub(super) model: Model,
     pub(super) options: Options,
     pool: SlotPool,
-    embedding: EmbeddingTensors,
+    pub(super) embedding: EmbeddingTensors,
     encoder: Option<(Bound, Value)>,
     decoders: Decoders,
     pub(super) picture: Option<(usize, usize)>,
