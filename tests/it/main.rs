@@ -2,5 +2,6 @@
 
 mod common;
 mod kernels;
+mod layering;
 mod sam2;
 mod shaders;
