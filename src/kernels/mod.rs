@@ -4,6 +4,8 @@
 //! From [`ALL`] follow naga and tint validation, the test of every variant against its twin, the benchmark and
 //! `impasto doctor`'s self-test. A new kernel is two files, its `mod` line and its line in `ALL`.
 
+pub mod attention;
+pub mod attention_merge;
 mod case;
 pub mod layer_norm;
 
@@ -21,13 +23,17 @@ pub struct Entry {
 }
 
 /// Every kernel.
-pub const ALL: &[Entry] = &[Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases }];
+pub const ALL: &[Entry] = &[
+    Entry { kernel: &attention::KERNEL, cases: attention::cases },
+    Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases },
+    Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
+];
 
 /// What a kernel file needs.
 mod prelude {
     pub(super) use super::case::{Case, Input, Random};
     pub(super) use crate::{
-        error::{Result, ensure},
+        error::{Result, bail, ensure},
         graph::{Dispatch, Graph, Value},
         kernel::{Class, Kernel, Target, Variant, wgsl},
         shape::DType,
