@@ -3,5 +3,7 @@
 mod common;
 mod kernels;
 mod layering;
+mod limits;
+mod mini;
 mod sam2;
 mod shaders;
