@@ -16,6 +16,7 @@ use std::collections::HashMap;
 /// The files that `#import` finds, by stem.
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../shaders/shared/activation.wgsl")),
+    ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
     ("matmul_lane", include_str!("../shaders/shared/matmul_lane.wgsl")),
     ("matmul_rows", include_str!("../shaders/shared/matmul_rows.wgsl")),
     ("matmul_tile", include_str!("../shaders/shared/matmul_tile.wgsl")),

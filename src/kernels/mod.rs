@@ -4,7 +4,12 @@
 //! From [`ALL`] follow naga and tint validation, the test of every variant against its twin, the benchmark and
 //! `impasto doctor`'s self-test. A new kernel is two files, its `mod` line and its line in `ALL`.
 
+pub mod activation;
+pub mod attention;
+pub mod attention_merge;
 mod case;
+pub mod conv2d;
+pub mod conv_transpose2d;
 pub mod layer_norm;
 pub mod matmul;
 
@@ -23,6 +28,10 @@ pub struct Entry {
 
 /// Every kernel.
 pub const ALL: &[Entry] = &[
+    Entry { kernel: &conv2d::KERNEL, cases: conv2d::cases },
+    Entry { kernel: &conv_transpose2d::KERNEL, cases: conv_transpose2d::cases },
+    Entry { kernel: &attention::KERNEL, cases: attention::cases },
+    Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases },
     Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
     Entry { kernel: &matmul::KERNEL, cases: matmul::cases },
 ];
@@ -31,7 +40,7 @@ pub const ALL: &[Entry] = &[
 mod prelude {
     pub(super) use super::case::{Case, Input, Random};
     pub(super) use crate::{
-        error::{Result, ensure},
+        error::{Result, bail, ensure},
         graph::{Dispatch, Graph, Value},
         kernel::{Class, Kernel, Target, Variant, wgsl},
         shape::DType,

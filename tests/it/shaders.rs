@@ -45,11 +45,14 @@ fn texts_validate_for_every_backend() {
     for (name, (text, params)) in &texts {
         let module =
             naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
-        let info = valid::Validator::new(valid::ValidationFlags::all(), valid::Capabilities::SUBGROUP)
-            .subgroup_stages(valid::ShaderStages::COMPUTE)
-            .subgroup_operations(valid::SubgroupOperationSet::all())
-            .validate(&module)
-            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+        let info = valid::Validator::new(
+            valid::ValidationFlags::all(),
+            valid::Capabilities::SUBGROUP | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+        )
+        .subgroup_stages(valid::ShaderStages::COMPUTE)
+        .subgroup_operations(valid::SubgroupOperationSet::all())
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
         convention(name, &module, *params);
 
         let options = naga::back::spv::Options::default();
