@@ -3,10 +3,13 @@
 //!
 //! Everything here is plain data and knows neither device nor model.
 
+pub mod batch;
 pub mod components;
 mod decode;
 pub mod mask;
 pub mod nms;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod output;
 mod par;
 pub mod polygon;
 pub mod resize;
