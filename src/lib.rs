@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod image;
+pub mod models;
 pub mod shape;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,3 @@
+//! Models, each in its own module; they do not know each other.
+
+pub mod sam2;

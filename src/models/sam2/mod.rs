@@ -1,0 +1,3 @@
+//! Segment Anything 2 and 2.1.
+
+pub mod grid;
