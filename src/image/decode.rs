@@ -1,7 +1,7 @@
 //! Reading PNG, JPEG and WebP.
 
 use super::Picture;
-use crate::error::{Context, Error, ErrorKind, IntoError, Result, bail, ensure};
+use crate::error::{ErrorKind, IntoError, Result, bail, ensure};
 use ::image::{
     ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, metadata::Orientation,
 };
@@ -20,6 +20,7 @@ impl Picture {
     /// carries the path.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn load(path: impl AsRef<std::path::Path>) -> Result<Self> {
+        use crate::error::{Context, Error};
         use std::io::Read;
         let path = path.as_ref();
         let open = || -> std::io::Result<Vec<u8>> {

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod components;
 mod decode;
+pub mod draw;
 pub mod mask;
 pub mod nms;
 #[cfg(not(target_arch = "wasm32"))]

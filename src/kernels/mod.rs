@@ -5,6 +5,8 @@
 //! `impasto doctor`'s self-test. A new kernel is two files, its `mod` line and its line in `ALL`.
 
 pub mod activation;
+pub mod attention;
+pub mod attention_merge;
 mod case;
 pub mod conv2d;
 pub mod conv_transpose2d;
@@ -27,6 +29,8 @@ pub struct Entry {
 pub const ALL: &[Entry] = &[
     Entry { kernel: &conv2d::KERNEL, cases: conv2d::cases },
     Entry { kernel: &conv_transpose2d::KERNEL, cases: conv_transpose2d::cases },
+    Entry { kernel: &attention::KERNEL, cases: attention::cases },
+    Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases },
     Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
 ];
 
@@ -34,7 +38,7 @@ pub const ALL: &[Entry] = &[
 mod prelude {
     pub(super) use super::case::{Case, Input, Random};
     pub(super) use crate::{
-        error::{Result, ensure},
+        error::{Result, bail, ensure},
         graph::{Dispatch, Graph, Value},
         kernel::{Class, Kernel, Target, Variant, wgsl},
         shape::DType,

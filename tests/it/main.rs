@@ -2,5 +2,8 @@
 
 mod common;
 mod kernels;
+mod layering;
+mod limits;
+mod mini;
 mod sam2;
 mod shaders;
