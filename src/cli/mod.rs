@@ -15,7 +15,7 @@ mod session;
 mod signal;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use failure::{Failure, Outcome};
+use failure::Outcome;
 use global::Global;
 use std::process::ExitCode;
 

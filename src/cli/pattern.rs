@@ -37,7 +37,7 @@ pub(super) fn stem(picture: &Path) -> String {
 }
 
 /// Several pictures need a name for each.
-pub(super) fn need_stems<'a>(pictures: usize, patterns: impl Iterator<Item = (&'a str, &'a Pattern)>) -> Outcome {
+pub(super) fn need_stems<'a>(pictures: usize, patterns: impl Iterator<Item = (&'static str, &'a Pattern)>) -> Outcome {
     for (flag, pattern) in patterns {
         if pictures > 1 && !pattern.0.contains("{stem}") {
             return Err(Failure::Usage(format!(

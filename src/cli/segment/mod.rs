@@ -118,7 +118,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     for object in &objects {
         object.prompt.check_numbers().map_err(|e| e.context(format!("object {}", object.number)))?;
     }
-    args.outputs.check(&paths, args.embedding.as_deref(), &objects, args.masks.multimask)?;
+    args.outputs.check(&paths, args.masks.embedding.as_deref(), &objects, args.masks.multimask)?;
 
     let embedding = args.masks.read_embedding()?;
     let sources = Source::of(paths)?;
@@ -252,7 +252,7 @@ impl Run<'_> {
         let (args, ask) = (self.args, self.args.masks.ask());
         let prompts: Vec<_> = self.objects.iter().map(|o| o.prompt.clone()).collect();
         let predictor = &mut self.session.predictor;
-        let mut predict = |predictor: &mut Predictor| {
+        let predict = |predictor: &mut Predictor| {
             self.progress.with(|control| pollster::block_on(predictor.predict(&prompts, &ask, control)))
         };
         self.progress.stage("decoding");

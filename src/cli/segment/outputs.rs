@@ -141,7 +141,7 @@ impl Outputs {
         for pattern in self.output.iter().chain(&self.cutout) {
             Format::exact_of(&pattern.path("", &[]))?;
         }
-        for pattern in &self.overlay {
+        if let Some(pattern) = &self.overlay {
             Format::of(&pattern.path("", &[]))?;
         }
         let mut files = Vec::new();
