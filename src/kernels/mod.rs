@@ -11,6 +11,7 @@ mod case;
 pub mod conv2d;
 pub mod conv_transpose2d;
 pub mod layer_norm;
+pub mod matmul;
 
 pub use case::{Case, Input, Random, deviation};
 
@@ -32,6 +33,8 @@ pub const ALL: &[Entry] = &[
     Entry { kernel: &attention::KERNEL, cases: attention::cases },
     Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases },
     Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
+    Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
+    Entry { kernel: &matmul::KERNEL, cases: matmul::cases },
 ];
 
 /// What a kernel file needs.

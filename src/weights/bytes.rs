@@ -13,6 +13,7 @@ pub struct Bytes {
 enum Owner {
     Static(&'static [u8]),
     Shared(Arc<[u8]>),
+    Vector(Arc<Vec<u8>>),
     #[cfg(not(target_arch = "wasm32"))]
     Mapped(Arc<memmap2::Mmap>),
 }
@@ -30,13 +31,11 @@ impl Bytes {
             _ => ErrorKind::Io,
         };
         // `metadata` first: opening a named pipe would wait for a writer.
-        let meta = std::fs::metadata(path).map_err(|e| {
-            crate::Error::with_source(kind(&e), format!("cannot open '{}'", path.display()), e)
-        })?;
+        let meta = std::fs::metadata(path)
+            .map_err(|e| crate::Error::with_source(kind(&e), format!("cannot open '{}'", path.display()), e))?;
         ensure!(meta.is_file(), Input, "'{}' is not a file", path.display());
-        let file = std::fs::File::open(path).map_err(|e| {
-            crate::Error::with_source(kind(&e), format!("cannot open '{}'", path.display()), e)
-        })?;
+        let file = std::fs::File::open(path)
+            .map_err(|e| crate::Error::with_source(kind(&e), format!("cannot open '{}'", path.display()), e))?;
         if meta.len() == 0 {
             return Ok(Self::from(&[][..]));
         }
@@ -65,6 +64,7 @@ impl Deref for Bytes {
         let whole: &[u8] = match &self.owner {
             Owner::Static(bytes) => bytes,
             Owner::Shared(bytes) => bytes,
+            Owner::Vector(bytes) => bytes,
             #[cfg(not(target_arch = "wasm32"))]
             Owner::Mapped(map) => map,
         };
@@ -93,7 +93,9 @@ impl From<Arc<[u8]>> for Bytes {
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::from(Arc::<[u8]>::from(bytes))
+        // Not `Arc<[u8]>`, which would copy them.
+        let range = 0..bytes.len();
+        Self { owner: Owner::Vector(Arc::new(bytes)), range }
     }
 }
 

@@ -236,7 +236,9 @@ impl Weights {
         let near = nearest(full, all.iter().map(String::as_str));
         let near = match near.is_empty() {
             true => format!("none of its {} names is like it", all.len()),
-            false => format!("the nearest names are {}", near.iter().map(|n| printable(n)).collect::<Vec<_>>().join(", ")),
+            false => {
+                format!("the nearest names are {}", near.iter().map(|n| printable(n)).collect::<Vec<_>>().join(", "))
+            }
         };
         let message = format!("{}: no tensor {}; {near}", self.store.origin, self.both_names(full));
         crate::Error::new(crate::ErrorKind::Weights, message)

@@ -80,7 +80,12 @@ fn check_layout(infos: &[(String, Info)], data_len: usize) -> Result<()> {
     for i in order {
         let (name, info) = &infos[i];
         let (start, end) = info.offsets;
-        ensure!(start >= at, Weights, "tensor {} at {start} overlaps the one before, which ends at {at}", printable(name));
+        ensure!(
+            start >= at,
+            Weights,
+            "tensor {} at {start} overlaps the one before, which ends at {at}",
+            printable(name)
+        );
         ensure!(start == at, Weights, "a gap of {} bytes before tensor {}", start - at, printable(name));
         at = end;
     }
@@ -119,7 +124,8 @@ impl<'de> Deserialize<'de> for Header {
                         return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
                     }
                     let info = map.next_value::<RawInfo>()?;
-                    let info = info.check().map_err(|e| A::Error::custom(format!("tensor {}: {e}", printable(&name))))?;
+                    let info =
+                        info.check().map_err(|e| A::Error::custom(format!("tensor {}: {e}", printable(&name))))?;
                     tensors.push((name, info));
                 }
                 Ok(Header(tensors))

@@ -204,11 +204,7 @@ impl HostTensor {
     ///
     /// # Errors
     /// Those of [`read_f32`](Self::read_f32) and of `each`; `Internal` for an empty `staging`.
-    pub fn for_each_f32(
-        &self,
-        staging: &mut [f32],
-        mut each: impl FnMut(usize, &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    pub fn for_each_f32(&self, staging: &mut [f32], mut each: impl FnMut(usize, &[f32]) -> Result<()>) -> Result<()> {
         ensure!(!staging.is_empty(), Internal, "an empty staging slice");
         let mut start = 0;
         while start < self.count() {
@@ -231,7 +227,13 @@ impl HostTensor {
             self.read_f32(start, staging)?;
             for (k, (out, x)) in out.iter_mut().zip(staging).enumerate() {
                 let y = f16::from_f32(*x);
-                ensure!(y.is_finite(), Numeric, "tensor '{}': element {} is {x}, which f16 cannot hold", self.name, start + k);
+                ensure!(
+                    y.is_finite(),
+                    Numeric,
+                    "tensor '{}': element {} is {x}, which f16 cannot hold",
+                    self.name,
+                    start + k
+                );
                 *out = y.to_bits();
             }
         }

@@ -26,7 +26,12 @@ pub(super) fn read(file: &Bytes) -> Result<Tensors> {
     let archive = Archive::read(file)?;
     let root = archive.root()?.to_owned();
     if let Some(order) = archive.get(file, &format!("{root}/byteorder")) {
-        ensure!(&*order == b"little", Weights, "the tensors are not little-endian but {:?}", String::from_utf8_lossy(order.get(..16).unwrap_or(&order)));
+        ensure!(
+            &*order == b"little",
+            Weights,
+            "the tensors are not little-endian but {:?}",
+            String::from_utf8_lossy(order.get(..16).unwrap_or(&order))
+        );
     }
     let Some(pickled) = archive.get(file, &format!("{root}/data.pkl")) else {
         bail!(Internal, "data.pkl was there a moment ago");

@@ -272,9 +272,7 @@ impl<'p> Machine<'p> {
                 self.node(Node::Tensor(tensor))
             }
             Value::Global(Global::Parameter) => match arguments.first() {
-                Some(&Value::Node(i)) if matches!(self.nodes[i as usize], Node::Tensor(_)) => {
-                    self.push(Value::Node(i))
-                }
+                Some(&Value::Node(i)) if matches!(self.nodes[i as usize], Node::Tensor(_)) => self.push(Value::Node(i)),
                 _ => bail!(Weights, "a parameter that is not made of a tensor"),
             },
             _ => bail!(Weights, "it calls what is no function"),

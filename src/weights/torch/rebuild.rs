@@ -67,7 +67,13 @@ pub(super) struct TensorRef<'p> {
 /// A persistent id: `("storage", class, key, location, element count)`.
 pub(super) fn storage<'p>(id: &[Value<'p>]) -> Result<Storage<'p>> {
     match id {
-        [Value::Str("storage"), Value::Global(Global::Storage(dtype)), Value::Str(key), Value::Str(_), Value::Int(n)] => {
+        [
+            Value::Str("storage"),
+            Value::Global(Global::Storage(dtype)),
+            Value::Str(key),
+            Value::Str(_),
+            Value::Int(n),
+        ] => {
             let Ok(count) = usize::try_from(*n) else { bail!(Weights, "a storage of {n} elements") };
             Ok(Storage { dtype: *dtype, key, count })
         }
@@ -99,9 +105,10 @@ pub(super) fn rebuild<'p>(arguments: &[Value<'p>], nodes: &[Node<'p>]) -> Result
     let Some(bytes) = byte_count(&shape, storage.dtype) else { bail!(Weights, "the size of {} overflows", shown()) };
     let count = bytes / storage.dtype.size();
     // The position of the last element bounds all others: strides are not negative.
-    let reach = shape.iter().zip(&strides).try_fold(offset, |at, (n, stride)| {
-        n.saturating_sub(1).checked_mul(*stride).and_then(|x| at.checked_add(x))
-    });
+    let reach = shape
+        .iter()
+        .zip(&strides)
+        .try_fold(offset, |at, (n, stride)| n.saturating_sub(1).checked_mul(*stride).and_then(|x| at.checked_add(x)));
     let inside = if count == 0 { offset <= storage.count } else { reach.is_some_and(|last| last < storage.count) };
     ensure!(
         inside,
