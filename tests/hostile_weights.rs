@@ -194,6 +194,9 @@ fn pickle_piece() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    // No file of failures: what fails becomes a test with a name.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn good_headers_are_read((header, data) in good_header()) {
         prop_assert!(read_all(with_header(header.as_bytes(), data), SMALL).is_some());

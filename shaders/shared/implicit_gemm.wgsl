@@ -254,14 +254,19 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
         }
     }
+    // A loop over memory, not text unrolled: the epilogue inlined 64 times took seconds to compile.
+    var sums: array<vec4<f32>, #{ROWS * LANES * COLS / 4}>;
 #for r in 0..ROWS * LANES
-    if first_pixel + #{r}u < p.pixels {
 #for c in 0..COLS / 4
-        if column + #{c * 4}u < p.columns {
-            store(first_pixel + #{r}u, column + #{c * 4}u, sum#{r}_#{c});
+    sums[#{r * COLS / 4 + c}] = sum#{r}_#{c};
+#endfor
+#endfor
+    for (var i = 0u; i < #{ROWS * LANES * COLS / 4}u; i++) {
+        let m = first_pixel + i / #{COLS / 4}u;
+        let c = column + i % #{COLS / 4}u * 4u;
+        if m < p.pixels && c < p.columns {
+            store(m, c, sums[i]);
         }
-#endfor
     }
-#endfor
 }
 #endif

@@ -38,17 +38,7 @@ struct Params {
 pub const KERNEL: Kernel =
     Kernel { name: "matmul", source: wgsl!("matmul"), params: size_of::<Params>(), variants: choice::VARIANTS };
 
-/// What is applied to an element after the bias.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub enum Activation {
-    /// Nothing.
-    #[default]
-    None,
-    /// GELU with the error function, as PyTorch's default.
-    Gelu,
-    /// `max(v, 0)`.
-    Relu,
-}
+pub use super::activation::Activation;
 
 /// Where element (batch b, row r, column c) of an operand is: `offset + b * batch + r * row + c`, in elements.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     gpu::Tensor,
     graph::{Graph, Value},
-    kernels::{conv2d, conv_transpose2d, matmul::Activation},
+    kernels::{activation::Activation, conv_transpose2d, conv2d},
     weights::Weights,
 };
 
@@ -23,7 +23,15 @@ impl Conv2d {
     ///
     /// # Errors
     /// `Weights`, `OutOfMemory`.
-    pub fn load(l: &Loader<'_>, w: &Weights, out: usize, cin: usize, side: usize, stride: usize, padding: usize) -> Result<Self> {
+    pub fn load(
+        l: &Loader<'_>,
+        w: &Weights,
+        out: usize,
+        cin: usize,
+        side: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self> {
         let oihw = w.get("weight", &[out, cin, side, side])?.to_f32()?;
         let taps = side * side;
         let ohwi: Vec<f32> = (0..out)

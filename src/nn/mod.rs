@@ -5,8 +5,8 @@ mod linear;
 mod norm;
 
 pub use conv::{Conv2d, ConvTranspose2d};
-pub use linear::{Linear, Run};
 pub(crate) use linear::Rows;
+pub use linear::{Linear, Run};
 pub use norm::LayerNorm;
 
 use crate::{

@@ -72,7 +72,8 @@ fn no_module_uses_what_lies_above_it() {
         let name = file.strip_prefix(&src).unwrap();
         let module = name.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_string();
         let text: String = fs::read_to_string(&file).unwrap();
-        let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect();
+        let code: String =
+            text.lines().filter(|l| !l.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect();
         if module != "gpu" {
             assert!(!code.contains("wgpu::"), "{}: only src/gpu may write wgpu::", name.display());
         }

@@ -45,7 +45,14 @@ fn default_limits_and_small_bindings_give_the_same_masks() {
     let mut p = predictor(&small, sam2::Options::default()).unwrap();
     let found = click(&mut p).unwrap();
     assert!(deviation(&found, &best).0 <= 1e-9);
-    let whole = predictor(gpu(Checks::Trusted), sam2::Options::default()).unwrap().encoder().unwrap().0.graph().dispatches().len();
+    let whole = predictor(gpu(Checks::Trusted), sam2::Options::default())
+        .unwrap()
+        .encoder()
+        .unwrap()
+        .0
+        .graph()
+        .dispatches()
+        .len();
     assert!(p.encoder().unwrap().0.graph().dispatches().len() > whole, "nothing was cut");
 }
 

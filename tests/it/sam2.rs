@@ -91,7 +91,9 @@ fn embedding_and_masks_equal_the_reference() {
                 println!("{storage:?} {}: nmse {nmse:.1e}, max {max:.1e}", key(""));
                 assert!(nmse <= allowed, "{storage:?} {}: nmse {nmse:.1e}, max {max:.1e}", key("low_res_masks"));
                 for (a, b) in low.chunks(64 * 64).zip(reference.chunks(64 * 64)) {
-                    let count = |f: &dyn Fn(bool, bool) -> bool| a.iter().zip(b).filter(|(a, b)| f(**a > 0.0, **b > 0.0)).count();
+                    let count = |f: &dyn Fn(bool, bool) -> bool| {
+                        a.iter().zip(b).filter(|(a, b)| f(**a > 0.0, **b > 0.0)).count()
+                    };
                     let iou = count(&|a, b| a && b) as f64 / count(&|a, b| a || b).max(1) as f64;
                     assert!(iou >= if storage == Storage::F32 { 0.999 } else { 0.98 }, "{}: IoU {iou}", key("mask"));
                 }

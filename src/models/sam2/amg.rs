@@ -102,7 +102,8 @@ impl Settings {
         ensure!(self.points_per_batch > 0, Argument, "at least one point a batch");
         ensure!(self.crop_n_layers <= 4, Argument, "at most 4 layers of crops");
         ensure!(self.crop_n_points_downscale_factor > 0, Argument, "the downscale factor is at least 1");
-        let numbers = [self.pred_iou_thresh, self.stability_score_thresh, self.stability_score_offset, self.mask_threshold];
+        let numbers =
+            [self.pred_iou_thresh, self.stability_score_thresh, self.stability_score_offset, self.mask_threshold];
         ensure!(numbers.iter().all(|v| v.is_finite()), Argument, "thresholds are numbers");
         Ok(())
     }
@@ -227,7 +228,8 @@ async fn process_batch(
     control: Control<'_>,
 ) -> Result<Vec<Found>> {
     let prompts: Vec<Prompt> = clicks.iter().map(|[x, y]| Prompt::point(*x, *y)).collect();
-    let judged = p.judge(&prompts, batch, s.multimask_output, s.mask_threshold, s.stability_score_offset, control).await?;
+    let judged =
+        p.judge(&prompts, batch, s.multimask_output, s.mask_threshold, s.stability_score_offset, control).await?;
     let [x0, y0, x1, y1] = crop.rect;
     let (w, h) = (x1 - x0, y1 - y0);
     let passes = |j: &Judged| {

@@ -3,7 +3,7 @@
 //! Source: `sam2/configs/sam2/*.yaml` and `sam2.1/*.yaml` of `facebookresearch/sam2`, and the constructor defaults
 //! of the classes that they name.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 /// SAM 2.0 or 2.1. The image path is the same; 2.1 adds tensors to the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +116,24 @@ impl Config {
             self.image_size == size.image_size && self.hiera == size.hiera && self.hidden == size.hidden
         };
         SIZES.iter().find(|(_, size)| same(size)).map(|(name, _)| *name)
+    }
+}
+
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.version {
+            Some(Version::V2_0) => "SAM 2.0",
+            Some(Version::V2_1) => "SAM 2.1",
+            None => "SAM 2 (image path)",
+        })?;
+        match self.size_name() {
+            Some(name) => write!(f, " {name}"),
+            None => write!(
+                f,
+                " of {:?} channels and {:?} blocks, hidden {}, for {} px",
+                self.hiera.dims, self.hiera.blocks, self.hidden, self.image_size
+            ),
+        }
     }
 }
 

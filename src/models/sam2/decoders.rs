@@ -92,7 +92,13 @@ impl Decoders {
 }
 
 impl Decoder {
-    fn bind(key: DecodeKey, gpu: &Gpu, model: &Model, embedding: &EmbeddingTensors, options: &BindOptions) -> Result<Self> {
+    fn bind(
+        key: DecodeKey,
+        gpu: &Gpu,
+        model: &Model,
+        embedding: &EmbeddingTensors,
+        options: &BindOptions,
+    ) -> Result<Self> {
         let g = Graph::new(gpu.target());
         let recorded = model.record_decode(g, embedding, key.batch, key.points, key.mask)?;
         let DecodeGraph { mut graph, tokens, mask, decoded } = recorded;

@@ -10,7 +10,7 @@ use crate::{
         matmul::Residual,
         resize::{Resize, resize},
     },
-    nn::{Linear, Loader, Run, Rows},
+    nn::{Linear, Loader, Rows, Run},
     weights::Weights,
 };
 

@@ -125,7 +125,11 @@ impl MaskDecoder {
 impl Heads {
     fn load(l: &Loader<'_>, w: &Weights, c: &Config) -> Result<Self> {
         let (d, hyper) = (c.hidden, c.hidden / 8);
-        ensure!(hyper >= MASKS, Weights, "a decoder of width {d} has no room for {MASKS} IoUs beside its hypernetworks");
+        ensure!(
+            hyper >= MASKS,
+            Weights,
+            "a decoder of width {d} has no room for {MASKS} IoUs beside its hypernetworks"
+        );
         let hidden = c.decoder.iou_hidden.max(d);
         // (path, hidden width, outputs) of each output token, in token order.
         let mut mlps = vec![
@@ -174,7 +178,13 @@ impl Heads {
                 shape: Shape::from([batch, OUTPUT_TOKENS, n]),
             };
             let activation = if i < 2 { Activation::Relu } else { Activation::None };
-            x = matmul_batched(g, x, weight, product, Epilogue { bias: Some(bias), activation, ..Epilogue::default() })?;
+            x = matmul_batched(
+                g,
+                x,
+                weight,
+                product,
+                Epilogue { bias: Some(bias), activation, ..Epilogue::default() },
+            )?;
             row = OUTPUT_TOKENS;
         }
         Ok(x)

@@ -64,7 +64,11 @@ pub(super) struct DecodeGraph {
 
 impl Model {
     pub(super) async fn load(gpu: &Gpu, w: &Weights, config: Config, side: usize, storage: Storage) -> Result<Self> {
-        ensure!(side >= 64 && side % 32 == 0, Argument, "the image side must be a multiple of 32 from 64 on, not {side}");
+        ensure!(
+            side >= 64 && side % 32 == 0,
+            Argument,
+            "the image side must be a multiple of 32 from 64 on, not {side}"
+        );
         let l = &Loader { gpu, storage };
         let prompt_encoder = PromptEncoder::load(l, &w.at("sam_prompt_encoder"), &config)?;
         let cells = side / 16;

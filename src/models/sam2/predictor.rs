@@ -249,7 +249,10 @@ impl Predictor {
             vec![0]
         };
         let candidate = |i: usize| Candidate::new(plane(i).to_vec(), low, iou(i), ask, width, height);
-        Ok(Prediction { object_score: scores[0], candidates: chosen.into_iter().map(candidate).collect::<Result<_>>()? })
+        Ok(Prediction {
+            object_score: scores[0],
+            candidates: chosen.into_iter().map(candidate).collect::<Result<_>>()?,
+        })
     }
 
     /// Output tokens and embedded points of each prompt: `(batch, 6 + n, d)`.

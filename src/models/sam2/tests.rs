@@ -284,3 +284,14 @@ fn a_stranger_beside_a_file_is_left_alone() {
     std::fs::write(&config, mini_json()).unwrap();
     assert_eq!(open(&file).unwrap().0, open(folder.path()).unwrap().0);
 }
+
+#[test]
+fn inspection_tells_the_model_or_why_it_is_none() {
+    let found = crate::models::inspect(&fixture("sam2_mini_image")).unwrap();
+    let expected = "SAM 2.1 of [16, 32, 64, 128] channels and [1, 2, 3, 2] blocks, hidden 64, for 256 px";
+    assert_eq!(found.model.as_deref(), Ok(expected));
+    assert_eq!((found.summary.tensors.len(), found.summary.parameters), (369, 1_098_770));
+    assert_eq!(TINY.to_string(), "SAM 2.1 hiera-tiny");
+    let other = crate::models::inspect(&fixture("torch/kinds.pt")).unwrap();
+    assert!(other.model.unwrap_err().contains("no SAM 2 checkpoint"));
+}

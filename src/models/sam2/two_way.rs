@@ -89,7 +89,8 @@ pub(super) struct ImageTokens {
 
 impl ImageProjection {
     async fn bake(l: &Loader<'_>, rows: Rows, positions: Rows, pe: &Tensor) -> Result<Self> {
-        let positions = positions.without_bias().upload(&Loader { storage: crate::nn::Storage::F32, ..l.clone() }, "pe")?;
+        let positions =
+            positions.without_bias().upload(&Loader { storage: crate::nn::Storage::F32, ..l.clone() }, "pe")?;
         let table = l
             .bake("image position", |g| {
                 let pe = g.tensor(pe);
@@ -243,7 +244,8 @@ impl TwoWayTransformer {
 
         // Self-attention; in the first layer without position and without residual.
         let qkv = layer.self_qkv.run(g, queries, columns.self_attn.map_or(Run::default(), with))?;
-        let a = self.attend(g, Dims { inner: d, ..dims }, [t, t], (qkv, 0, false), (qkv, d, false), (qkv, 2 * d, false))?;
+        let a =
+            self.attend(g, Dims { inner: d, ..dims }, [t, t], (qkv, 0, false), (qkv, d, false), (qkv, 2 * d, false))?;
         let queries = match columns.self_attn {
             None => layer.self_out.forward(g, a)?,
             Some(_) => self.add(g, &layer.self_out, a, queries)?,

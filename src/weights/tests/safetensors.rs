@@ -100,3 +100,12 @@ fn names() {
     let message = refused(file(&TWO.replace("\"b\"", "\"\\u001b[2J\"").replace("[8,12]", "[12,8]"), 12));
     assert!(!message.contains('\u{1b}') && message.contains("\\u{1b}[2J"), "{message}");
 }
+
+/// The header's length stands first, and its bytes can spell any magic number.
+#[test]
+fn lengths_that_look_like_other_formats() {
+    for magic in [*b"<\0", *b"<!", *b"PK"] {
+        let length = u16::from_le_bytes(magic) as usize;
+        Weights::from_bytes(file(&format!("{{{:1$}}}", "", length - 2), 0)).unwrap();
+    }
+}
