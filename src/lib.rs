@@ -12,11 +12,15 @@
 pub mod error;
 pub mod gpu;
 pub mod graph;
+pub mod image;
 pub mod kernel;
 pub mod kernels;
+pub mod models;
+pub mod nn;
 pub mod quant;
 pub mod selftest;
 pub mod shape;
+pub mod weights;
 pub mod wgsl;
 
 pub use error::{Error, ErrorKind, Result};

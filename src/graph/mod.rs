@@ -8,7 +8,7 @@ mod plan;
 mod run;
 
 pub use plan::Plan;
-pub use run::{Bound, Control, DispatchTime, Options as BindOptions};
+pub use run::{Bound, Control, DispatchTime, Options as BindOptions, SlotPool};
 
 use crate::{
     error::{Result, ensure},

@@ -5,6 +5,8 @@
 //! `impasto doctor`'s self-test. A new kernel is two files, its `mod` line and its line in `ALL`.
 
 pub mod activation;
+pub mod attention;
+pub mod attention_merge;
 mod case;
 pub mod conv2d;
 pub mod conv_transpose2d;
@@ -36,6 +38,8 @@ pub struct Entry {
 
 /// Every kernel.
 pub const ALL: &[Entry] = &[
+    Entry { kernel: &attention::KERNEL, cases: attention::cases },
+    Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases },
     Entry { kernel: &conv2d::KERNEL, cases: conv2d::cases },
     Entry { kernel: &conv_transpose2d::KERNEL, cases: conv_transpose2d::cases },
     Entry { kernel: &depthwise_conv2d::KERNEL, cases: depthwise_conv2d::cases },
@@ -63,7 +67,7 @@ mod prelude {
         expect_f32,
     };
     pub(super) use crate::{
-        error::{Result, ensure},
+        error::{Result, bail, ensure},
         graph::{Dispatch, Graph, Value},
         kernel::{Class, Kernel, Target, Variant, wgsl},
         shape::DType,

@@ -2,4 +2,7 @@
 
 mod common;
 mod kernels;
+mod layering;
+mod resize;
+mod sam2;
 mod shaders;
