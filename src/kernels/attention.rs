@@ -77,14 +77,22 @@ struct Params {
     v: [u32; 4],
     batch: u32,
     heads: u32,
+    width: u32,
+    scale: f32,
     queries: u32,
     keys: u32,
     tokens: u32,
-    scale: f32,
     splits: u32,
     split_keys: u32,
-    grid: [u32; 2],
-    windows: [u32; 2],
+    key_side: u32,
+    query_side: u32,
+    across: u32,
+    windows: u32,
+    key_inverse: f32,
+    query_inverse: f32,
+    fill: u32,
+    key_grid: [u32; 2],
+    query_grid: [u32; 2],
 }
 
 macro_rules! tile {
@@ -109,21 +117,21 @@ pub const KERNEL: Kernel = Kernel {
         tile!("tile16", 8 x 8, 2 x 2),
         tile!("wide16", 8 x 16, 2 x 2),
         Variant {
-            name: "subgroup8x2",
+            name: "subgroup8x4",
             class: Class::Software,
-            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 2)],
+            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 4), ("KEYS", 4)],
             subgroup: Some(8),
         },
         Variant {
             name: "subgroup8",
             class: Class::Software,
-            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 1)],
+            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 1), ("KEYS", 4)],
             subgroup: Some(8),
         },
         Variant {
             name: "lane",
             class: Class::Software,
-            defines: &[("LANE", 1), ("GROUP", 16), ("STEP", 4), ("BLOCKS", 1)],
+            defines: &[("LANE", 1), ("GROUP", 16), ("BLOCKS", 2), ("KEYS", 8)],
             subgroup: None,
         },
     ],
@@ -146,11 +154,12 @@ impl Tiling {
     /// `None` if the variant cannot hold heads of this width.
     fn new(variant: &Variant, width: usize, target: &Target) -> Option<Self> {
         let get = |name| variant.get(name) as usize;
-        let d4 = ("D4", width as i64);
         if variant.defines[0].0 == "LANE" {
-            let lanes = variant.subgroup.map_or_else(|| get("GROUP"), |n| n as usize);
-            let step = variant.subgroup.map_or_else(|| get("STEP"), |n| n as usize);
-            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: vec![d4] });
+            let (lanes, step) = match variant.subgroup {
+                Some(n) => (n as usize, n as usize * get("KEYS")),
+                None => (get("GROUP"), get("KEYS")),
+            };
+            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: Vec::new() });
         }
         let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
         let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
@@ -162,13 +171,17 @@ impl Tiling {
         // Values by the largest power of two of keys that fits beside the weights.
         let fitting = (SHARED - weights) / (columns * cg);
         let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
+        // The maxima lie at the end: beyond the scores and the weights, though not the values.
         let shared = (scores + threads).max(weights + values * columns * cg);
         // 16 vec4s of results a thread: beside scores and operands, what 128 registers hold.
         let fits = rows * columns <= 16
             && shared <= SHARED
             && shared * 16 <= target.limits.workgroup_memory as usize
             && threads <= target.limits.invocations as usize;
-        let defines = vec![d4, ("CH", chunk as i64), ("VK", values as i64), ("SHARED", shared as i64)];
+        // Software adapters run tiles in tests only, and would take seconds to compile what is unrolled.
+        let unroll = target.class == Class::Gpu;
+        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared), ("UNROLL", unroll.into())];
+        let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
         fits.then_some(Self { queries, keys, defines })
     }
 }
@@ -184,7 +197,6 @@ impl Tiling {
 pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     check(g, &a)?;
     let (width, target) = (a.head_dim / 4, g.target().clone());
-    let window = a.windows.map_or(0, |w| w.size);
     // Queries and keys that meet: of a window, or of a batch element.
     let (queries, keys, windows) = match a.windows {
         Some(w) => ((w.size / w.pool).pow(2), w.size.pow(2), w.grid.map(|n| n.div_ceil(w.size))),
@@ -192,35 +204,44 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     };
 
     let forced = target.forced.iter().any(|(kernel, _)| kernel == KERNEL.name);
-    let variant = KERNEL
-        .choose(&target, |v| Tiling::new(v, width, &target).is_some_and(|t| forced || suits(v, &t, width, queries)))?;
+    let variant =
+        KERNEL.choose(&target, |v| Tiling::new(v, width, &target).is_some_and(|t| forced || suits(v, &t, queries)))?;
     let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
 
     let blocks = queries.div_ceil(tiling.queries);
     let groups = blocks * a.heads * a.batch * windows[0] * windows[1];
-    let split_keys = if window > 0 { keys } else { split(keys, groups, tiling.keys, target.class) };
+    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, tiling.keys, target.class) };
     let splits = keys.div_ceil(split_keys);
     let padded = a.windows.filter(|w| w.grid.iter().any(|n| n % w.size != 0));
 
     let quarter = |o: &Operand| [o.offset, o.batch, o.row, o.head].map(|n| (n / 4) as u32);
-    let flip = |[y, x]: [usize; 2]| [x as u32, y as u32];
+    let (side, pool) = a.windows.map_or((1, 1), |w| (w.size, w.pool));
+    let [height, width_of_grid] = a.windows.map_or([0, 0], |w| w.grid).map(|n| n as u32);
     let params = Params {
         q: quarter(&a.q),
         k: quarter(&a.k),
         v: quarter(&a.v),
         batch: a.batch as u32,
         heads: a.heads as u32,
+        width: width as u32,
+        scale: a.scale * std::f32::consts::LOG2_E,
         queries: queries as u32,
         keys: keys as u32,
         tokens: a.queries as u32,
-        scale: a.scale * std::f32::consts::LOG2_E,
         splits: splits as u32,
         split_keys: split_keys as u32,
-        grid: flip(a.windows.map_or([0, 0], |w| w.grid)),
-        windows: flip(windows),
+        key_side: side as u32,
+        query_side: (side / pool) as u32,
+        across: windows[1] as u32,
+        windows: (windows[0] * windows[1]) as u32,
+        key_inverse: 1.0 / side as f32,
+        query_inverse: 1.0 / (side / pool) as f32,
+        fill: 0,
+        key_grid: [width_of_grid, height],
+        query_grid: [width_of_grid, height].map(|n| n / pool as u32),
     };
     let mut defines = tiling.defines;
-    defines.extend([("WINDOW", window as i64), ("POOL", a.windows.map_or(1, |w| w.pool) as i64)]);
+    defines.push(("WINDOW", a.windows.is_some().into()));
     defines.extend([("PAD", padded.is_some().into()), ("SPLIT", (splits > 1).into())]);
     let rows = a.batch * a.queries * a.heads;
     let y = match splits {
@@ -250,11 +271,9 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
 }
 
 /// Whether a variant is a good choice, not only a possible one: no tile, nor subgroup block, that is mostly empty.
-fn suits(variant: &Variant, tiling: &Tiling, width: usize, queries: usize) -> bool {
+fn suits(variant: &Variant, tiling: &Tiling, queries: usize) -> bool {
     match variant.name {
-        "tile64" | "tile32" | "subgroup8x2" => {
-            queries * 2 > tiling.queries && (width <= 64 || variant.class == Class::Gpu)
-        }
+        "tile64" | "tile32" | "subgroup8x4" => queries * 2 > tiling.queries,
         _ => true,
     }
 }
@@ -293,7 +312,8 @@ fn check(g: &Graph, a: &Attention) -> Result<()> {
         );
     }
     let Some(w) = &a.windows else { return Ok(()) };
-    let fits = w.size > 0
+    // 1024: what the shader's division by a side is exact for.
+    let fits = (1..=1024).contains(&w.size)
         && (w.pool == 1 || w.pool == 2)
         && w.grid.iter().chain([&w.size]).all(|n| n % w.pool == 0)
         && w.grid[0] * w.grid[1] == a.keys

@@ -14,6 +14,7 @@ pub mod depthwise_conv2d;
 pub mod elementwise;
 pub mod layer_norm;
 pub mod mask_stats;
+pub mod matmul;
 pub mod max_pool2d;
 pub mod resize;
 pub mod rope;
@@ -46,6 +47,7 @@ pub const ALL: &[Entry] = &[
     Entry { kernel: &elementwise::KERNEL, cases: elementwise::cases },
     Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
     Entry { kernel: &mask_stats::KERNEL, cases: mask_stats::cases },
+    Entry { kernel: &matmul::KERNEL, cases: matmul::cases },
     Entry { kernel: &max_pool2d::KERNEL, cases: max_pool2d::cases },
     Entry { kernel: &resize::KERNEL, cases: resize::cases },
     Entry { kernel: &rope::KERNEL, cases: rope::cases },

@@ -3,6 +3,8 @@
 mod common;
 mod kernels;
 mod layering;
+mod limits;
+mod mini;
 mod resize;
 mod sam2;
 mod shaders;

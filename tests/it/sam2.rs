@@ -1,7 +1,7 @@
 //! SAM 2 against the official implementations, by the fixtures of `tests/fixtures/sam2_mini_image`: random weights,
 //! a picture at the model's size, and what transformers computed in f64 (see its README).
 
-use crate::common::gpu;
+use crate::common::{fixture, gpu};
 use impasto::{
     gpu::Checks,
     graph::Control,
@@ -12,11 +12,6 @@ use impasto::{
 };
 use pollster::block_on;
 use safetensors::SafeTensors;
-use std::path::Path;
-
-fn fixture(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
-}
 
 struct Io(Vec<u8>);
 

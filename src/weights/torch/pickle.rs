@@ -38,7 +38,8 @@ pub(super) enum Node<'p> {
     List(Vec<Value<'p>>),
     Dict(Vec<(Value<'p>, Value<'p>)>),
     Storage(Storage<'p>),
-    Tensor(TensorRef<'p>),
+    /// Boxed: it would make every node three times as large.
+    Tensor(Box<TensorRef<'p>>),
 }
 
 /// What a pickle evaluates to.
@@ -269,7 +270,7 @@ impl<'p> Machine<'p> {
             }
             Value::Global(Global::Tensor) => {
                 let tensor = rebuild(&arguments, &self.nodes)?;
-                self.node(Node::Tensor(tensor))
+                self.node(Node::Tensor(Box::new(tensor)))
             }
             Value::Global(Global::Parameter) => match arguments.first() {
                 Some(&Value::Node(i)) if matches!(self.nodes[i as usize], Node::Tensor(_)) => self.push(Value::Node(i)),
