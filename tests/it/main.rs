@@ -5,5 +5,6 @@ mod kernels;
 mod layering;
 mod limits;
 mod mini;
+mod resize;
 mod sam2;
 mod shaders;
