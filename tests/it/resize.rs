@@ -48,8 +48,8 @@ fn equals_torch() {
         g.output(y, "y");
         let mut bound = g.plan().unwrap().bind(gpu, &BindOptions::default()).unwrap();
         let input = nhwc(&low, size);
-        let run = bound.run_f32(&[(x, bytemuck::cast_slice(&input))], &[y], Control::default());
-        let found = pollster::block_on(run).unwrap().remove(0);
+        let inputs = [(x, bytemuck::cast_slice(&input))];
+        let found = pollster::block_on(bound.run_f32(&inputs, &[y], Control::default())).unwrap().remove(0);
         let (_, largest) = deviation(&found, &nhwc(&expected, to));
         assert!(largest <= allowed, "{name}: off by {largest:e}");
     }
@@ -81,7 +81,8 @@ fn mask_stats_equal_torch() {
     let stats = mask_stats(&mut g, x, height, width, 0.2, 0.3).unwrap();
     g.output(stats, "stats");
     let mut bound = g.plan().unwrap().bind(gpu, &BindOptions::default()).unwrap();
-    let run = bound.run(&[(x, bytemuck::cast_slice(&low))], &[stats], Control::default());
-    let found: Vec<u32> = bytemuck::pod_collect_to_vec(&pollster::block_on(run).unwrap()[0]);
+    let inputs = [(x, bytemuck::cast_slice(&low))];
+    let out = pollster::block_on(bound.run(&inputs, &[stats], Control::default())).unwrap();
+    let found: Vec<u32> = bytemuck::pod_collect_to_vec(&out[0]);
     assert_eq!(found.iter().map(|&n| n as usize).collect::<Vec<_>>(), expected);
 }
