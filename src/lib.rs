@@ -12,9 +12,11 @@
 pub mod error;
 pub mod gpu;
 pub mod graph;
+pub mod image;
 pub mod kernel;
 pub mod kernels;
 pub mod models;
+pub mod nn;
 pub mod quant;
 pub mod selftest;
 pub mod shape;

@@ -1,15 +1,36 @@
-//! Segment Anything 2 and 2.1 (Ravi et al. 2024, <https://arxiv.org/abs/2408.00714>), in the names of the reference
-//! implementation, `facebookresearch/sam2`.
+//! Segment Anything 2 and 2.1 (Ravi et al. 2024, <https://arxiv.org/abs/2408.00714>) on pictures: [`Predictor`] answers prompts, [`amg`] finds every mask.
+//!
+//! File and type names follow facebookresearch/sam2; so do weight paths, which are also the scopes of the graph.
 
+pub mod amg;
 pub mod config;
+mod decoders;
 mod detect;
+mod embedding;
+pub mod grid;
+mod hiera;
+mod image_encoder;
 mod json;
+mod judge;
+mod mask_decoder;
+mod mini;
+mod model;
 pub mod names;
+mod predictor;
+mod prompt;
+mod prompt_encoder;
+mod result;
 pub mod tensors;
 #[cfg(test)]
 mod tests;
+mod two_way;
 
 pub use config::{Config, Version};
+pub use embedding::Embedding;
+pub use mini::mini;
+pub use predictor::{Ask, Behaviour, Options, Predictor};
+pub use prompt::{MaskPrompt, Point, Prompt};
+pub use result::{Candidate, Prediction, Statistics};
 
 use crate::{error::Result, weights::Weights};
 

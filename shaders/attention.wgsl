@@ -1,0 +1,164 @@
+// Attention, softmax(scale q k^T) v, in one pass over the keys (online softmax): no score matrix in memory.
+// q, k, v: rows of a head's width, anywhere (offset, batch, row and head strides, counted in vec4s)
+// y: (batch, queries, heads * width), or with SPLIT the partial results that attention_merge combines:
+//    (split, batch, queries, heads, width + 4), each row the sum of weighted v, then (m, l, 0, 0)
+//
+// This file: operands and where a workgroup works. The loops: attention_tile.wgsl (workgroup memory, TILE) and
+// attention_lane.wgsl (no barrier, LANE). Workgroup (x, y, z): block of queries, head, (batch, window or split).
+//
+// Scores are in log2 units (scale * log2 e is folded into q), so that weights are exp2(score - m). A key beyond the
+// end scores NEVER, which is finite: no infinity can meet another. Such keys, and queries beyond the end, are read as
+// the last real one: no branch, and no address outside.
+//
+// WINDOW: keys and queries are those of one window of a grid, found by index arithmetic; the queries' grid is `pool`
+// times coarser. A window over the grid's edge meets NOWHERE keys (PAD): they count, with k and v from `pad`.
+struct Params {
+    base: vec4<u32>,
+    // offset, batch, row, head
+    q: vec4<u32>,
+    k: vec4<u32>,
+    v: vec4<u32>,
+    batch: u32,
+    heads: u32,
+    // In vec4s.
+    width: u32,
+    scale: f32,
+    // Of one batch element or window.
+    queries: u32,
+    keys: u32,
+    // Queries of one batch element.
+    tokens: u32,
+    splits: u32,
+    split_keys: u32,
+    // Side of a window of keys, of one of queries.
+    key_side: u32,
+    query_side: u32,
+    // Windows of one batch element in x.
+    across: u32,
+    windows: u32,
+    // Inverses of the sides.
+    key_inverse: f32,
+    query_inverse: f32,
+    // 1, which no compiler can know: a bound times this keeps a loop rolled.
+    one: u32,
+    // (x, y)
+    key_grid: vec2<u32>,
+    query_grid: vec2<u32>,
+}
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
+#if PAD
+@group(0) @binding(4) var<storage, read> pad: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+#else
+@group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
+#endif
+
+const NEVER: f32 = -1.7e38;
+const NOWHERE: u32 = 0xffffffffu;
+
+struct Place {
+    batch: u32,
+    head: u32,
+    split: u32,
+    // The window, in windows.
+    window: vec2<u32>,
+    // The keys of this workgroup.
+    first: u32,
+    end: u32,
+}
+
+fn place(id: vec3<u32>) -> Place {
+    var at: Place;
+    at.head = id.y;
+    at.end = p.keys;
+#if WINDOW
+    at.batch = id.z / p.windows;
+    let w = id.z % p.windows;
+    at.window = vec2(w % p.across, w / p.across);
+#elif SPLIT
+    at.batch = id.z / p.splits;
+    at.split = id.z % p.splits;
+    at.first = at.split * p.split_keys;
+    at.end = min(p.keys, at.first + p.split_keys);
+#else
+    at.batch = id.z;
+#endif
+    return at;
+}
+
+// (t % side, t / side): exact for t < 2^20, where half an integer divided by `side` stays off the integers in f32.
+fn cell(t: u32, side: u32, inverse: f32) -> vec2<u32> {
+    let y = u32((f32(t) + 0.5) * inverse);
+    return vec2(t - y * side, y);
+}
+
+// The token of query t, or NOWHERE if there is none.
+fn query_token(at: Place, t: u32) -> u32 {
+#if WINDOW
+    let xy = at.window * p.query_side + cell(t, p.query_side, p.query_inverse);
+    let inside = t < p.queries && xy.x < p.query_grid.x && xy.y < p.query_grid.y;
+    return select(NOWHERE, xy.y * p.query_grid.x + xy.x, inside);
+#else
+    return select(NOWHERE, t, t < p.queries);
+#endif
+}
+
+// The token of key t, or NOWHERE for a padded one.
+fn key_token(at: Place, t: u32) -> u32 {
+    let real = min(t, at.end - 1u);
+#if WINDOW
+    let xy = at.window * p.key_side + cell(real, p.key_side, p.key_inverse);
+    let token = xy.y * p.key_grid.x + xy.x;
+#if PAD
+    return select(NOWHERE, token, xy.x < p.key_grid.x && xy.y < p.key_grid.y);
+#else
+    return token;
+#endif
+#else
+    return real;
+#endif
+}
+
+// Four elements of a query, scaled; anything where there is no query.
+fn load_q(at: Place, token: u32, i: u32) -> vec4<f32> {
+    let row = select(token, 0u, token == NOWHERE);
+    return q[p.q.x + at.batch * p.q.y + row * p.q.z + at.head * p.q.w + i] * p.scale;
+}
+
+fn load_k(at: Place, token: u32, i: u32) -> vec4<f32> {
+    let h = p.k.x + at.head * p.k.w + i;
+#if PAD
+    if token == NOWHERE {
+        return pad[h];
+    }
+#endif
+    return k[h + at.batch * p.k.y + token * p.k.z];
+}
+
+fn load_v(at: Place, token: u32, i: u32) -> vec4<f32> {
+    let h = p.v.x + at.head * p.v.w + i;
+#if PAD
+    if token == NOWHERE {
+        return pad[h];
+    }
+#endif
+    return v[h + at.batch * p.v.y + token * p.v.z];
+}
+
+// exp2 of a difference from a maximum. Below 2^-126 nothing is left of a weight, and drivers differ.
+fn weight(x: f32) -> f32 {
+    return exp2(max(x, -126.0));
+}
+
+// Where the result of a query starts.
+fn row_of(at: Place, token: u32) -> u32 {
+    let row = select(token, 0u, token == NOWHERE);
+#if SPLIT
+    return (((at.split * p.batch + at.batch) * p.tokens + row) * p.heads + at.head) * (p.width + 1u);
+#else
+    return ((at.batch * p.tokens + row) * p.heads + at.head) * p.width;
+#endif
+}

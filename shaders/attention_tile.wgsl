@@ -1,0 +1,218 @@
+// The GPU way: two register-blocked matrix products a tile of BQ queries and BK keys, within 16 KiB of workgroup memory.
+//
+// Thread (rg, cg) of RG x CG owns ROWS queries r * RG + rg, in both products: the scores of KEYS keys c * CG + cg, and
+// the vec4s n * CG + cg of the result. So the running maximum and sum of a query live in registers of its CG threads.
+// Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (weights and v in `sh`).
+// ST is odd and weights are stored at a column xor row: eight neighbouring threads read eight different banks of four.
+// A thread's weights are stored as neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
+// UNROLL: inner loops as text, as GPUs want them (naga's loops do not always unroll). Without, not even the driver can.
+#if TILE
+#define THREADS RG * CG
+#define BQ RG * ROWS
+#define BK CG * KEYS
+#define PW BK / 4
+#define ST CH / 2 * 2 + 1
+#define NV (D4 + CG - 1) / CG
+#define VST NV * CG
+#define RED SHARED - THREADS
+#define VS BQ * PW
+#define QN (BQ * CH + THREADS - 1) / THREADS
+#define KN (BK * CH + THREADS - 1) / THREADS
+#define VN (VK * VST + THREADS - 1) / THREADS
+#if UNROLL
+#define CU CH
+#define VU VK / 4
+#else
+#define CU 1
+#define VU 1
+#endif
+
+var<workgroup> sh: array<vec4<f32>, #{SHARED}>;
+
+@compute @workgroup_size(#{THREADS})
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) tid: u32) {
+    let id = wid + p.base.xyz;
+    let at = place(id);
+    let rg = tid / #{CG}u;
+    let cg = tid % #{CG}u;
+    let block = id.x * #{BQ}u;
+#if UNROLL
+    let one = 1u;
+#else
+    let one = p.one;
+#endif
+    let turn = rg & #{PW - 1}u;
+#for r in 0..ROWS
+    var m_#{r} = NEVER;
+    var l_#{r} = 0.0;
+#for n in 0..NV
+    var o_#{r}_#{n} = vec4(0.0);
+#endfor
+#endfor
+
+    for (var t0 = at.first; t0 < at.end; t0 += #{BK}u) {
+#for r in 0..ROWS
+#for c in 0..KEYS
+        var s_#{r}_#{c} = 0.0;
+#endfor
+#endfor
+        for (var c0 = 0u; c0 < #{D4}u; c0 += #{CH}u) {
+            // Loads before the barrier: they overlap with what the others still compute.
+#for n in 0..QN
+            let qe_#{n} = tid + #{n * THREADS}u;
+            let qi_#{n} = min(c0 + qe_#{n} % #{CH}u, #{D4 - 1}u);
+            let q_#{n} = load_q(at, query_token(at, block + qe_#{n} / #{CH}u), qi_#{n});
+#endfor
+#for n in 0..KN
+            let ke_#{n} = tid + #{n * THREADS}u;
+            let ki_#{n} = c0 + ke_#{n} % #{CH}u;
+            var k_#{n} = load_k(at, key_token(at, t0 + ke_#{n} / #{CH}u), min(ki_#{n}, #{D4 - 1}u));
+#if D4 % CH
+            // A width beyond the end adds nothing.
+            k_#{n} = select(vec4(0.0), k_#{n}, ki_#{n} < #{D4}u);
+#endif
+#endfor
+            workgroupBarrier();
+#for n in 0..QN
+#if (n + 1) * THREADS > BQ * CH
+            if qe_#{n} < #{BQ * CH}u {
+                sh[qe_#{n} / #{CH}u * #{ST}u + qe_#{n} % #{CH}u] = q_#{n};
+            }
+#else
+            sh[qe_#{n} / #{CH}u * #{ST}u + qe_#{n} % #{CH}u] = q_#{n};
+#endif
+#endfor
+#for n in 0..KN
+#if (n + 1) * THREADS > BK * CH
+            if ke_#{n} < #{BK * CH}u {
+                sh[#{BQ * ST}u + ke_#{n} / #{CH}u * #{ST}u + ke_#{n} % #{CH}u] = k_#{n};
+            }
+#else
+            sh[#{BQ * ST}u + ke_#{n} / #{CH}u * #{ST}u + ke_#{n} % #{CH}u] = k_#{n};
+#endif
+#endfor
+            workgroupBarrier();
+            for (var i = 0u; i < #{CH}u * one; i += #{CU}u) {
+#for u in 0..CU
+#for r in 0..ROWS
+                let a_#{u}_#{r} = sh[rg * #{ST}u + i + #{r * RG * ST + u}u];
+#endfor
+#for c in 0..KEYS
+                let b_#{u}_#{c} = sh[cg * #{ST}u + i + #{(BQ + c * CG) * ST + u}u];
+#for r in 0..ROWS
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.x, b_#{u}_#{c}.x, s_#{r}_#{c});
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.y, b_#{u}_#{c}.y, s_#{r}_#{c});
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.z, b_#{u}_#{c}.z, s_#{r}_#{c});
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.w, b_#{u}_#{c}.w, s_#{r}_#{c});
+#endfor
+#endfor
+#endfor
+            }
+        }
+
+        // The maximum of each query over its CG threads.
+        var top = vec4(NEVER);
+#for c in 0..KEYS
+        let real_#{c} = t0 + cg + #{c * CG}u < at.end;
+#for r in 0..ROWS
+        s_#{r}_#{c} = select(NEVER, s_#{r}_#{c}, real_#{c});
+        top[#{r}] = max(top[#{r}], s_#{r}_#{c});
+#endfor
+#endfor
+        // After the scores, and apart from them and from the weights.
+        sh[#{RED}u + tid] = top;
+        workgroupBarrier();
+        for (var c = 0u; c < #{CG}u * one; c++) {
+            top = max(top, sh[#{RED}u + rg * #{CG}u + c]);
+        }
+
+#for r in 0..ROWS
+        let new_#{r} = max(m_#{r}, top[#{r}]);
+        let shrink_#{r} = weight(m_#{r} - new_#{r});
+        m_#{r} = new_#{r};
+        l_#{r} *= shrink_#{r};
+#for n in 0..NV
+        o_#{r}_#{n} *= shrink_#{r};
+#endfor
+#for c in 0..KEYS
+        let w_#{r}_#{c} = weight(s_#{r}_#{c} - new_#{r});
+        l_#{r} += w_#{r}_#{c};
+#endfor
+#if KEYS == 4
+        sh[(rg + #{r * RG}u) * #{PW}u + (cg ^ turn)] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
+#else
+#for c in 0..KEYS
+        sh[(rg + #{r * RG}u) * #{PW}u + ((cg * #{KEYS}u / 4u) ^ turn)][cg * #{KEYS}u % 4u + #{c}u] = w_#{r}_#{c};
+#endfor
+#endif
+#endfor
+
+        for (var v0 = 0u; v0 < #{BK}u; v0 += #{VK}u) {
+#for n in 0..VN
+            let ve_#{n} = tid + #{n * THREADS}u;
+            let vj_#{n} = v0 + ve_#{n} / #{VST}u;
+            let vt_#{n} = t0 + vj_#{n} % #{KEYS}u * #{CG}u + vj_#{n} / #{KEYS}u;
+            let v_#{n} = load_v(at, key_token(at, vt_#{n}), min(ve_#{n} % #{VST}u, #{D4 - 1}u));
+#endfor
+            workgroupBarrier();
+#for n in 0..VN
+#if (n + 1) * THREADS > VK * VST
+            if ve_#{n} < #{VK * VST}u {
+                sh[#{VS}u + ve_#{n}] = v_#{n};
+            }
+#else
+            sh[#{VS}u + ve_#{n}] = v_#{n};
+#endif
+#endfor
+            workgroupBarrier();
+            for (var j = 0u; j < #{VK / 4}u * one; j += #{VU}u) {
+#for u in 0..VU
+#for r in 0..ROWS
+                let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{PW}u + ((v0 / 4u + j + #{u}u) ^ turn)];
+#endfor
+#for n in 0..NV
+#for c in 0..4
+                let x_#{u}_#{n}_#{c} = sh[cg + j * #{4 * VST}u + #{VS + (u * 4 + c) * VST + n * CG}u];
+#for r in 0..ROWS
+                o_#{r}_#{n} = fma(vec4(p_#{u}_#{r}[#{c}]), x_#{u}_#{n}_#{c}, o_#{r}_#{n});
+#endfor
+#endfor
+#endfor
+#endfor
+            }
+        }
+        // The next tile's first barrier keeps its stores behind these reads.
+    }
+
+    workgroupBarrier();
+    var sums = vec4(0.0);
+#for r in 0..ROWS
+    sums[#{r}] = l_#{r};
+#endfor
+    sh[#{RED}u + tid] = sums;
+    workgroupBarrier();
+    sums = vec4(0.0);
+    for (var c = 0u; c < #{CG}u * one; c++) {
+        sums += sh[#{RED}u + rg * #{CG}u + c];
+    }
+#for r in 0..ROWS
+    let token_#{r} = query_token(at, block + rg + #{r * RG}u);
+    if token_#{r} != NOWHERE {
+        let start = row_of(at, token_#{r});
+#if SPLIT
+        if cg == 0u {
+            y[start + #{D4}u] = vec4(m_#{r}, sums[#{r}], 0.0, 0.0);
+        }
+        let share = 1.0;
+#else
+        let share = 1.0 / sums[#{r}];
+#endif
+#for n in 0..NV
+        if cg + #{n * CG}u < #{D4}u {
+            y[start + cg + #{n * CG}u] = o_#{r}_#{n} * share;
+        }
+#endfor
+    }
+#endfor
+}
+#endif

@@ -1,0 +1,332 @@
+//! Attention in one pass over the keys: `softmax(scale q kᵀ) v`. Shaders: `attention.wgsl` (operands, windows),
+//! `attention_tile.wgsl` (GPU), `attention_lane.wgsl` (software).
+//!
+//! Where queries are few, the keys are split over workgroups and [`attention_merge`](super::attention_merge) combines
+//! the parts.
+
+mod cases;
+
+use super::{attention_merge::attention_merge, prelude::*};
+pub use cases::cases;
+
+/// Where element (batch `b`, token `t`, head `h`, `i`) of an operand is: `offset + b * batch + t * row + h * head + i`,
+/// in f32 elements. All are multiples of 4; `batch` is 0 for an operand that the batch shares.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand {
+    /// An f32 tensor; several operands may lie in one (a fused qkv projection).
+    pub value: Value,
+    /// The first element.
+    pub offset: usize,
+    /// From one batch element to the next.
+    pub batch: usize,
+    /// From one token to the next.
+    pub row: usize,
+    /// From one head to the next.
+    pub head: usize,
+}
+
+/// One call of [`attention`].
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Batch elements.
+    pub batch: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head: a multiple of 4, at most 512.
+    pub head_dim: usize,
+    /// Queries of a batch element.
+    pub queries: usize,
+    /// Keys of a batch element.
+    pub keys: usize,
+    /// What the products are multiplied by, `head_dim^-1/2` as a rule.
+    pub scale: f32,
+    /// Queries.
+    pub q: Operand,
+    /// Keys.
+    pub k: Operand,
+    /// Values.
+    pub v: Operand,
+    /// Attend within windows of a grid only.
+    pub windows: Option<Windows>,
+}
+
+/// Hiera's window attention, by index arithmetic.
+///
+/// Keys lie on a grid, row by row, cut in square windows. A grid that is no multiple of the window is padded at the
+/// bottom and the right, and padded keys count: the reference pads before the qkv projection, so that their k and v are
+/// its bias. Queries lie on the grid pooled by `pool`, their windows are `size / pool` wide; padded ones are not computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Windows {
+    /// Height and width: `keys = h * w` and `queries = (h / pool) * (w / pool)`.
+    pub grid: [usize; 2],
+    /// Side of a window of keys.
+    pub size: usize,
+    /// 1, or 2 where q was max-pooled. Divides `size` and both sides of the grid.
+    pub pool: usize,
+    /// One row in the layout of the rows of k and v, without their batch: a padded key's k is at
+    /// `k.offset + h * k.head + i`, its v at `v.offset + h * v.head + i`. Read only where the grid is padded.
+    pub pad: Value,
+}
+
+/// Mirrors `Params` in the shader, after `base`. Strides in vec4s.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    q: [u32; 4],
+    k: [u32; 4],
+    v: [u32; 4],
+    batch: u32,
+    heads: u32,
+    width: u32,
+    scale: f32,
+    queries: u32,
+    keys: u32,
+    tokens: u32,
+    splits: u32,
+    split_keys: u32,
+    key_side: u32,
+    query_side: u32,
+    across: u32,
+    windows: u32,
+    key_inverse: f32,
+    query_inverse: f32,
+    one: u32,
+    key_grid: [u32; 2],
+    query_grid: [u32; 2],
+}
+
+/// A tile of `RG * ROWS` queries for heads of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
+macro_rules! tile {
+    ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal, $from:literal to $to:literal, $small:literal) => {
+        Variant {
+            name: $name,
+            class: Class::Gpu,
+            defines: &[
+                ("TILE", 1),
+                ("RG", $rg),
+                ("CG", $cg),
+                ("ROWS", $rows),
+                ("KEYS", $keys),
+                ("FROM", $from),
+                ("TO", $to),
+                ("SMALL", $small),
+            ],
+            subgroup: None,
+        }
+    };
+}
+
+/// `BLOCKS` queries an invocation.
+macro_rules! lane {
+    ($name:literal, $subgroup:expr, $size:literal = $lanes:literal, $blocks:literal x $keys:literal, $small:literal) => {
+        Variant {
+            name: $name,
+            class: Class::Software,
+            defines: &[("LANE", 1), ($size, $lanes), ("BLOCKS", $blocks), ("KEYS", $keys), ("SMALL", $small)],
+            subgroup: $subgroup,
+        }
+    };
+}
+
+/// The kernel's table. Tiles are named by their queries.
+pub const KERNEL: Kernel = Kernel {
+    name: "attention",
+    source: concat!(wgsl!("attention"), wgsl!("attention_tile"), wgsl!("attention_lane")),
+    params: size_of::<Params>(),
+    variants: &[
+        // Sixteen vec4s of results a thread at most: beside scores and operands, what 128 registers hold.
+        tile!("tile64", 16 x 8, 4 x 4, 1 to 32, 0),
+        tile!("tile32", 16 x 8, 2 x 4, 1 to 64, 0),
+        tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
+        tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
+        lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0),
+        lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1),
+        lane!("lane", None, "GROUP" = 16, 2 x 8, 1),
+    ],
+};
+
+/// How a variant works on heads of `width` vec4s.
+struct Tiling {
+    /// Queries of a workgroup.
+    queries: usize,
+    /// Keys that it takes at a time.
+    keys: usize,
+    /// Defines that follow from both: chunk sizes and the workgroup memory, in vec4s.
+    defines: Vec<(&'static str, i64)>,
+}
+
+/// vec4s of 16 KiB, WebGPU's workgroup memory: more on one workgroup would mean fewer of them at once.
+const SHARED: usize = 1024;
+
+impl Tiling {
+    /// `None` if the variant cannot hold heads of this width.
+    fn new(variant: &Variant, width: usize, target: &Target) -> Option<Self> {
+        let get = |name| variant.get(name) as usize;
+        if variant.defines[0].0 == "LANE" {
+            let (lanes, step) = match variant.subgroup {
+                Some(n) => (n as usize, n as usize * get("KEYS")),
+                None => (get("GROUP"), get("KEYS")),
+            };
+            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: Vec::new() });
+        }
+        let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
+        let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
+        // Chunks of the width of at most 9 vec4s, all of a size, each row of a chunk padded to an odd number.
+        let chunk = width.div_ceil(width.div_ceil(9));
+        let columns = width.div_ceil(cg);
+        let weights = queries * keys / 4;
+        let scores = ((queries + keys) * (chunk | 1)).max(weights);
+        // Values by the largest power of two of keys that fits beside the weights.
+        let fitting = (SHARED - weights) / (columns * cg);
+        let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
+        // The maxima lie at the end: beyond the scores and the weights, though not the values.
+        let shared = (scores + threads).max(weights + values * columns * cg);
+        let fits = (get("FROM")..=get("TO")).contains(&width)
+            && shared <= SHARED
+            && shared * 16 <= target.limits.workgroup_memory as usize
+            && threads <= target.limits.invocations as usize;
+        // Software adapters run tiles in tests only, and would take seconds to compile what is unrolled.
+        let unroll = target.class == Class::Gpu;
+        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared), ("UNROLL", unroll.into())];
+        let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
+        fits.then_some(Self { queries, keys, defines })
+    }
+}
+
+/// `softmax(scale q kᵀ) v`, over all keys or those of the query's window: `(batch, queries, heads * head_dim)`.
+///
+/// As `torch.nn.functional.scaled_dot_product_attention` without mask; windows as `MultiScaleBlock` of SAM 2's
+/// `hieradet.py`.
+///
+/// # Errors
+/// `Shape` if the head width is no multiple of 4 or above 512, an offset or stride is no multiple of 4, an operand is
+/// not f32 or shorter than its strides say, or windows do not fit grid, queries and keys.
+pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
+    check(g, &a)?;
+    let (width, target) = (a.head_dim / 4, g.target().clone());
+    // Queries and keys that meet: of a window, or of a batch element.
+    let (queries, keys, windows) = match a.windows {
+        Some(w) => ((w.size / w.pool).pow(2), w.size.pow(2), w.grid.map(|n| n.div_ceil(w.size))),
+        None => (a.queries, a.keys, [1, 1]),
+    };
+
+    let forced = target.forced.iter().any(|(kernel, _)| kernel == KERNEL.name);
+    let variant = KERNEL.choose(&target, |v| {
+        // By rule at least half full; whoever asks for a variant may have a quarter.
+        let least = |t: &Tiling| t.queries / if forced { 4 } else { 2 };
+        Tiling::new(v, width, &target).is_some_and(|t| queries > least(&t) || v.get("SMALL") == 1)
+    })?;
+    let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
+
+    let blocks = queries.div_ceil(tiling.queries);
+    let groups = blocks * a.heads * a.batch * windows[0] * windows[1];
+    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, tiling.keys, target.class) };
+    let splits = keys.div_ceil(split_keys);
+    let padded = a.windows.filter(|w| w.grid.iter().any(|n| n % w.size != 0));
+
+    let quarter = |o: &Operand| [o.offset, o.batch, o.row, o.head].map(|n| (n / 4) as u32);
+    let (side, pool) = a.windows.map_or((1, 1), |w| (w.size, w.pool));
+    let [height, width_of_grid] = a.windows.map_or([0, 0], |w| w.grid).map(|n| n as u32);
+    let params = Params {
+        q: quarter(&a.q),
+        k: quarter(&a.k),
+        v: quarter(&a.v),
+        batch: a.batch as u32,
+        heads: a.heads as u32,
+        width: width as u32,
+        scale: a.scale * std::f32::consts::LOG2_E,
+        queries: queries as u32,
+        keys: keys as u32,
+        tokens: a.queries as u32,
+        splits: splits as u32,
+        split_keys: split_keys as u32,
+        key_side: side as u32,
+        query_side: (side / pool) as u32,
+        across: windows[1] as u32,
+        windows: (windows[0] * windows[1]) as u32,
+        key_inverse: 1.0 / side as f32,
+        query_inverse: 1.0 / (side / pool) as f32,
+        one: 1,
+        key_grid: [width_of_grid, height],
+        query_grid: [width_of_grid, height].map(|n| n / pool as u32),
+    };
+    let mut defines = tiling.defines;
+    defines.push(("WINDOW", a.windows.is_some().into()));
+    defines.extend([("PAD", padded.is_some().into()), ("SPLIT", (splits > 1).into())]);
+    let rows = a.batch * a.queries * a.heads;
+    let y = match splits {
+        1 => g.temp([a.batch, a.queries, a.heads * a.head_dim], DType::F32),
+        _ => g.temp([splits, rows, a.head_dim + 4], DType::F32),
+    };
+    let mut reads = vec![a.q.value, a.k.value, a.v.value];
+    reads.extend(padded.map(|w| w.pad));
+    g.dispatch(Dispatch {
+        kernel: &KERNEL,
+        variant,
+        defines,
+        params: bytes_of(&params).to_vec(),
+        reads,
+        writes: vec![y],
+        grid: [blocks, a.heads, a.batch * windows[0] * windows[1] * splits].map(|n| n as u32),
+        flops: 4 * (rows * keys * a.head_dim) as u64,
+        scope: String::new(),
+    })?;
+    match splits {
+        1 => Ok(y),
+        _ => {
+            let merged = attention_merge(g, y)?;
+            g.reshape(merged, [a.batch, a.queries, a.heads * a.head_dim])
+        }
+    }
+}
+
+/// Keys of a workgroup, so that `groups` workgroups become enough to fill the adapter: a multiple of `step`.
+fn split(keys: usize, groups: usize, step: usize, class: Class) -> usize {
+    // A mid-size GPU holds two such workgroups on each of 64 cores; a CPU has few cores, and a part costs little.
+    let (fill, least): (usize, usize) = if class == Class::Gpu { (128, 128) } else { (16, 64) };
+    let splits = fill.div_ceil(groups).min(keys / least).max(1);
+    keys.div_ceil(splits).next_multiple_of(step)
+}
+
+fn check(g: &Graph, a: &Attention) -> Result<()> {
+    let sizes = [a.batch, a.heads, a.head_dim, a.queries, a.keys];
+    ensure!(sizes.iter().all(|n| *n > 0), Shape, "attention: an axis is empty: {a:?}");
+    ensure!(
+        a.head_dim % 4 == 0 && a.head_dim <= 512,
+        Shape,
+        "attention: heads of {} elements, not a multiple of 4 up to 512",
+        a.head_dim
+    );
+    ensure!(a.scale.is_finite(), Argument, "attention: the scale is {}", a.scale);
+    for (name, o, tokens) in [("q", &a.q, a.queries), ("k", &a.k, a.keys), ("v", &a.v, a.keys)] {
+        let strides = [o.offset, o.batch, o.row, o.head];
+        ensure!(
+            strides.iter().all(|n| n % 4 == 0),
+            Shape,
+            "attention: offset and strides of {name} are not multiples of 4: {strides:?}"
+        );
+        let end = o.offset + (a.batch - 1) * o.batch + (tokens - 1) * o.row + (a.heads - 1) * o.head + a.head_dim;
+        let (shape, dtype) = (g.shape(o.value), g.dtype(o.value));
+        ensure!(
+            dtype == DType::F32 && end <= shape.count() && end / 4 <= u32::MAX as usize,
+            Shape,
+            "attention: {name} is {shape} {dtype:?}, of which {end} f32 elements are asked"
+        );
+    }
+    let Some(w) = &a.windows else { return Ok(()) };
+    // 1024: what the shader's division by a side is exact for.
+    let fits = (1..=1024).contains(&w.size)
+        && (w.pool == 1 || w.pool == 2)
+        && w.grid.iter().chain([&w.size]).all(|n| n % w.pool == 0)
+        && w.grid[0] * w.grid[1] == a.keys
+        && w.grid[0] * w.grid[1] == a.queries * w.pool * w.pool;
+    ensure!(fits, Shape, "attention: {w:?} for {} queries and {} keys", a.queries, a.keys);
+    let end = (a.k.offset + (a.heads - 1) * a.k.head).max(a.v.offset + (a.heads - 1) * a.v.head) + a.head_dim;
+    let (shape, dtype) = (g.shape(w.pad), g.dtype(w.pad));
+    ensure!(
+        dtype == DType::F32 && end <= shape.count(),
+        Shape,
+        "attention: the padding is {shape} {dtype:?}, of which {end} f32 elements are asked"
+    );
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! Calls of attention that can fail, and its plain twin.
+
+use super::*;
+
+/// An operand as a case has it: which input, and the strides of [`Operand`].
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    input: usize,
+    offset: usize,
+    batch: usize,
+    row: usize,
+    head: usize,
+}
+
+/// A call as a case has it, over its inputs.
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    batch: usize,
+    heads: usize,
+    head_dim: usize,
+    queries: usize,
+    keys: usize,
+    scale: f32,
+    q: Part,
+    k: Part,
+    v: Part,
+    /// Grid, size, pool and the input with the padding.
+    windows: Option<([usize; 2], usize, usize, usize)>,
+}
+
+impl Call {
+    fn record(&self, g: &mut Graph, inputs: &[Value]) -> Result<Value> {
+        let operand =
+            |p: Part| Operand { value: inputs[p.input], offset: p.offset, batch: p.batch, row: p.row, head: p.head };
+        attention(
+            g,
+            Attention {
+                batch: self.batch,
+                heads: self.heads,
+                head_dim: self.head_dim,
+                queries: self.queries,
+                keys: self.keys,
+                scale: self.scale,
+                q: operand(self.q),
+                k: operand(self.k),
+                v: operand(self.v),
+                windows: self.windows.map(|(grid, size, pool, pad)| Windows { grid, size, pool, pad: inputs[pad] }),
+            },
+        )
+    }
+
+    /// The keys that query `t` meets: a token, or `None` for a padded one.
+    fn met(&self, t: usize) -> Vec<Option<usize>> {
+        let Some(([h, w], size, pool, _)) = self.windows else { return (0..self.keys).map(Some).collect() };
+        let (y, x) = (t / (w / pool) * pool / size * size, t % (w / pool) * pool / size * size);
+        let token = |n: usize| {
+            let (y, x) = (y + n / size, x + n % size);
+            (y < h && x < w).then_some(y * w + x)
+        };
+        (0..size * size).map(token).collect()
+    }
+
+    fn twin(&self, inputs: &[Input]) -> Vec<Vec<f32>> {
+        let row = |p: Part, b: usize, h: usize, token: Option<usize>| {
+            let (input, start) = match (token, self.windows) {
+                (None, Some((.., pad))) => (pad, p.offset + h * p.head),
+                (token, _) => (p.input, p.offset + b * p.batch + token.unwrap_or(0) * p.row + h * p.head),
+            };
+            &inputs[input].values[start..start + self.head_dim]
+        };
+        let mut y = Vec::new();
+        for b in 0..self.batch {
+            for t in 0..self.queries {
+                let met = self.met(t);
+                for h in 0..self.heads {
+                    let q = row(self.q, b, h, Some(t));
+                    let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+                    let scores: Vec<f64> =
+                        met.iter().map(|&n| dot(row(self.k, b, h, n)) * f64::from(self.scale)).collect();
+                    let most = scores.iter().copied().fold(f64::MIN, f64::max);
+                    let (mut sum, mut o) = (0.0, vec![0.0; self.head_dim]);
+                    for (score, &n) in scores.iter().zip(&met) {
+                        let weight = (score - most).exp();
+                        sum += weight;
+                        for (o, v) in o.iter_mut().zip(row(self.v, b, h, n)) {
+                            *o += weight * f64::from(*v);
+                        }
+                    }
+                    y.extend(o.iter().map(|o| (o / sum) as f32));
+                }
+            }
+        }
+        vec![y]
+    }
+
+    fn case(self, name: &str, inputs: Vec<Input>, nmse: f64) -> Case {
+        let Self { batch, heads, head_dim, queries, keys, .. } = self;
+        Case::new(
+            format!("{name} {batch}x{heads}x{queries}x{keys}x{head_dim}"),
+            inputs,
+            nmse,
+            move |g, v| Ok(vec![self.record(g, v)?]),
+            move |inputs| self.twin(inputs),
+        )
+    }
+}
+
+/// f32 dot products and weights: scores of a few units, each good to 1e-6, measured 1e-13 .. 1e-12.
+const TOLERANCE: f64 = 1e-9;
+
+/// Separate q, k and v, token-major; `shared` keys and values serve the whole batch. `loud` scales the queries.
+fn plain(name: &str, [batch, heads, queries, keys, head_dim]: [usize; 5], shared: bool, loud: f32) -> Case {
+    let mut random = Random::new((queries * 31 + keys * 7 + head_dim) as u64);
+    let dim = heads * head_dim;
+    let part = |input, tokens: usize, shared: bool| Part {
+        input,
+        offset: 0,
+        batch: if shared { 0 } else { tokens * dim },
+        row: dim,
+        head: head_dim,
+    };
+    let stored = if shared { 1 } else { batch };
+    let q = random.values(batch * queries * dim).into_iter().map(|x| x * loud).collect();
+    let inputs = vec![
+        Input::f32([batch, queries, dim], q),
+        Input::f32([stored, keys, dim], random.values(stored * keys * dim)),
+        Input::f32([stored, keys, dim], random.values(stored * keys * dim)),
+    ];
+    Call {
+        batch,
+        heads,
+        head_dim,
+        queries,
+        keys,
+        // Larger than usual: random scores then spread enough for weights to differ.
+        scale: 4.0 / (head_dim as f32).sqrt(),
+        q: part(0, queries, false),
+        k: part(1, keys, shared),
+        v: part(2, keys, shared),
+        windows: None,
+    }
+    .case(name, inputs, TOLERANCE)
+}
+
+/// A fused projection, rows `[q | k | v]` as in Hiera; with windows of `size` if not 0.
+fn fused(name: &str, batch: usize, heads: usize, head_dim: usize, grid: [usize; 2], size: usize, pool: usize) -> Case {
+    let (dim, keys) = (heads * head_dim, grid[0] * grid[1]);
+    let mut random = Random::new((keys * 7 + size * 3 + head_dim) as u64);
+    let part = |n: usize| Part { input: 0, offset: n * dim, batch: keys * 3 * dim, row: 3 * dim, head: head_dim };
+    let queries = keys / (pool * pool);
+    let mut inputs = vec![
+        Input::f32([batch, keys, 3 * dim], random.values(batch * keys * 3 * dim)),
+        // Louder than a real bias: a padded key that is forgotten or zero must show.
+        Input::f32([3 * dim], random.values(3 * dim).into_iter().map(|x| x * 2.0).collect()),
+    ];
+    let q = if pool == 1 {
+        part(0)
+    } else {
+        inputs.push(Input::f32([batch, queries, dim], random.values(batch * queries * dim)));
+        Part { input: 2, offset: 0, batch: queries * dim, row: dim, head: head_dim }
+    };
+    Call {
+        batch,
+        heads,
+        head_dim,
+        queries,
+        keys,
+        scale: 4.0 / (head_dim as f32).sqrt(),
+        q,
+        k: part(1),
+        v: part(2),
+        windows: (size > 0).then_some((grid, size, pool, 1)),
+    }
+    .case(name, inputs, TOLERANCE)
+}
+
+/// Shapes that can fail. Widths and windows repeat where they may: every pair is another shader to compile.
+pub fn cases() -> Vec<Case> {
+    vec![
+        plain("one key", [1, 1, 1, 1, 16], false, 1.0),
+        plain("one query", [2, 2, 1, 65, 16], false, 1.0),
+        plain("three keys", [1, 2, 15, 3, 40], false, 1.0),
+        plain("odd", [2, 1, 65, 257, 16], false, 1.0),
+        plain("decoder self", [3, 8, 8, 8, 32], false, 1.0),
+        plain("decoder tokens to image", [1, 8, 8, 1024, 16], false, 1.0),
+        plain("decoder tokens to shared image", [3, 2, 7, 300, 16], true, 1.0),
+        plain("decoder image to tokens", [2, 8, 129, 9, 16], false, 1.0),
+        plain("memory", [1, 1, 33, 70, 256], false, 1.0),
+        plain("vae", [1, 1, 18, 35, 512], false, 1.0),
+        // Scores to several hundred: a sum of exp without its maximum overflows.
+        plain("outliers", [1, 2, 65, 97, 16], false, 80.0),
+        fused("global", 1, 2, 128, [9, 9], 0, 1),
+        fused("window 8", 1, 1, 96, [16, 16], 8, 1),
+        fused("window 8, pooled", 1, 2, 96, [16, 8], 8, 2),
+        fused("window 4 of large", 2, 2, 72, [8, 12], 4, 1),
+        fused("window 7, padded", 1, 2, 56, [10, 16], 7, 1),
+        fused("window 14, padded", 1, 1, 56, [16, 30], 14, 1),
+        fused("window 14, pooled, padded", 2, 2, 56, [16, 30], 14, 2),
+    ]
+}
