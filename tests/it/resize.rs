@@ -1,7 +1,7 @@
 //! Resampling against torch: `tests/fixtures/resize/io.safetensors`, made by `torch.nn.functional.interpolate`
 //! (`align_corners=False`) from `mask_low`.
 
-use crate::common::gpu;
+use crate::common::{fixture, gpu};
 use impasto::{
     gpu::Checks,
     graph::{BindOptions, Control, Graph},
@@ -13,8 +13,6 @@ use impasto::{
     shape::DType,
 };
 use safetensors::SafeTensors;
-
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/resize/io.safetensors");
 
 /// A tensor `(1, channels, h, w)` of the fixture and its size.
 fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<f32>, [usize; 3]) {
@@ -30,7 +28,7 @@ fn nhwc(values: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {
 
 #[test]
 fn equals_torch() {
-    let bytes = std::fs::read(FIXTURE).unwrap();
+    let bytes = std::fs::read(fixture("resize/io.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let (low, size) = tensor(&file, "mask_low");
     let gpu = gpu(Checks::Trusted);
@@ -48,8 +46,8 @@ fn equals_torch() {
         g.output(y, "y");
         let mut bound = g.plan().unwrap().bind(gpu, &BindOptions::default()).unwrap();
         let input = nhwc(&low, size);
-        let run = bound.run_f32(&[(x, bytemuck::cast_slice(&input))], &[y], Control::default());
-        let found = pollster::block_on(run).unwrap().remove(0);
+        let inputs = [(x, bytemuck::cast_slice(&input))];
+        let found = pollster::block_on(bound.run_f32(&inputs, &[y], Control::default())).unwrap().remove(0);
         let (_, largest) = deviation(&found, &nhwc(&expected, to));
         assert!(largest <= allowed, "{name}: off by {largest:e}");
     }
@@ -58,7 +56,7 @@ fn equals_torch() {
 /// The counts and boxes of torch's upsampled masks.
 #[test]
 fn mask_stats_equal_torch() {
-    let bytes = std::fs::read(FIXTURE).unwrap();
+    let bytes = std::fs::read(fixture("resize/io.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let (low, [masks, h, w]) = tensor(&file, "mask_low");
     let (full, [_, height, width]) = tensor(&file, "mask_bilinear_74x106");
@@ -81,7 +79,8 @@ fn mask_stats_equal_torch() {
     let stats = mask_stats(&mut g, x, height, width, 0.2, 0.3).unwrap();
     g.output(stats, "stats");
     let mut bound = g.plan().unwrap().bind(gpu, &BindOptions::default()).unwrap();
-    let run = bound.run(&[(x, bytemuck::cast_slice(&low))], &[stats], Control::default());
-    let found: Vec<u32> = bytemuck::pod_collect_to_vec(&pollster::block_on(run).unwrap()[0]);
+    let inputs = [(x, bytemuck::cast_slice(&low))];
+    let outputs = pollster::block_on(bound.run(&inputs, &[stats], Control::default())).unwrap();
+    let found: Vec<u32> = bytemuck::pod_collect_to_vec(&outputs[0]);
     assert_eq!(found.iter().map(|&n| n as usize).collect::<Vec<_>>(), expected);
 }
