@@ -1,5 +1,6 @@
 //! One test binary. GPU tests run on whatever adapter there is; `IMPASTO_ADAPTER` and the ICD choose another.
 
+mod cli;
 mod common;
 mod kernels;
 mod layering;
