@@ -39,6 +39,8 @@ struct Params {
     // Inverses of the sides.
     key_inverse: f32,
     query_inverse: f32,
+    // 1, which no compiler can know: a bound times this keeps a loop rolled.
+    one: u32,
     // (x, y)
     key_grid: vec2<u32>,
     query_grid: vec2<u32>,

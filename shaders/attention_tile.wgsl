@@ -5,7 +5,7 @@
 // Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (weights and v in `sh`).
 // ST is odd and weights are stored at a column xor row: eight neighbouring threads read eight different banks of four.
 // A thread's weights are stored as neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
-// UNROLL: as text, as GPUs want it (naga's loops do not always unroll).
+// UNROLL: inner loops as text, as GPUs want them (naga's loops do not always unroll). Without, not even the driver can.
 #if TILE
 #define THREADS RG * CG
 #define BQ RG * ROWS
@@ -36,6 +36,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let rg = tid / #{CG}u;
     let cg = tid % #{CG}u;
     let block = id.x * #{BQ}u;
+#if UNROLL
+    let one = 1u;
+#else
+    let one = p.one;
+#endif
     let turn = rg & #{PW - 1}u;
 #for r in 0..ROWS
     var m_#{r} = NEVER;
@@ -87,7 +92,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-            for (var i = 0u; i < #{CH}u; i += #{CU}u) {
+            for (var i = 0u; i < #{CH}u * one; i += #{CU}u) {
 #for u in 0..CU
 #for r in 0..ROWS
                 let a_#{u}_#{r} = sh[rg * #{ST}u + i + #{r * RG * ST + u}u];
@@ -117,7 +122,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         // After the scores, and apart from them and from the weights.
         sh[#{RED}u + tid] = top;
         workgroupBarrier();
-        for (var c = 0u; c < #{CG}u; c++) {
+        for (var c = 0u; c < #{CG}u * one; c++) {
             top = max(top, sh[#{RED}u + rg * #{CG}u + c]);
         }
 
@@ -160,7 +165,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-            for (var j = 0u; j < #{VK / 4}u; j += #{VU}u) {
+            for (var j = 0u; j < #{VK / 4}u * one; j += #{VU}u) {
 #for u in 0..VU
 #for r in 0..ROWS
                 let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{PW}u + ((v0 / 4u + j + #{u}u) ^ turn)];
@@ -187,7 +192,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     sh[#{RED}u + tid] = sums;
     workgroupBarrier();
     sums = vec4(0.0);
-    for (var c = 0u; c < #{CG}u; c++) {
+    for (var c = 0u; c < #{CG}u * one; c++) {
         sums += sh[#{RED}u + rg * #{CG}u + c];
     }
 #for r in 0..ROWS

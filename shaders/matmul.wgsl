@@ -7,8 +7,8 @@
 //   2 matmul_lane    one column a lane, no barrier (software)
 //
 // W 0 f32, 1 f16, 2 q8. VEC_K: k and the strides of x and w are multiples of 4. VEC_N: the same for n, bias,
-// residual and y. TAIL: k is no multiple of STEP. ACT 0 none, 1 GELU, 2 ReLU.
-#if ACT == 1
+// residual and y. TAIL: k is no multiple of STEP. ACTIVATION 0 none, 1 GELU, 2 ReLU.
+#if ACTIVATION == 1
 #import activation
 #endif
 
@@ -109,9 +109,9 @@ fn load_w(row: u32, k: u32) -> vec4<f32> {
 }
 
 fn activate(v: f32) -> f32 {
-#if ACT == 1
+#if ACTIVATION == 1
     return gelu(v);
-#elif ACT == 2
+#elif ACTIVATION == 2
     return max(v, 0.0);
 #else
     return v;
@@ -139,9 +139,9 @@ fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
 #if BIAS
     v += bias[(batch * p.bias_batch + col) >> 2u];
 #endif
-#if ACT == 1
+#if ACTIVATION == 1
     v = gelu4(v);
-#elif ACT == 2
+#elif ACTIVATION == 2
     v = max(v, vec4<f32>());
 #endif
 #if RESIDUAL

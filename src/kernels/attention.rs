@@ -90,18 +90,40 @@ struct Params {
     windows: u32,
     key_inverse: f32,
     query_inverse: f32,
-    fill: u32,
+    one: u32,
     key_grid: [u32; 2],
     query_grid: [u32; 2],
 }
 
+/// A tile of `RG * ROWS` queries for heads of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
 macro_rules! tile {
-    ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal) => {
+    ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal, $from:literal to $to:literal, $small:literal) => {
         Variant {
             name: $name,
             class: Class::Gpu,
-            defines: &[("TILE", 1), ("RG", $rg), ("CG", $cg), ("ROWS", $rows), ("KEYS", $keys)],
+            defines: &[
+                ("TILE", 1),
+                ("RG", $rg),
+                ("CG", $cg),
+                ("ROWS", $rows),
+                ("KEYS", $keys),
+                ("FROM", $from),
+                ("TO", $to),
+                ("SMALL", $small),
+            ],
             subgroup: None,
+        }
+    };
+}
+
+/// `BLOCKS` queries an invocation.
+macro_rules! lane {
+    ($name:literal, $subgroup:expr, $size:literal = $lanes:literal, $blocks:literal x $keys:literal, $small:literal) => {
+        Variant {
+            name: $name,
+            class: Class::Software,
+            defines: &[("LANE", 1), ($size, $lanes), ("BLOCKS", $blocks), ("KEYS", $keys), ("SMALL", $small)],
+            subgroup: $subgroup,
         }
     };
 }
@@ -112,28 +134,14 @@ pub const KERNEL: Kernel = Kernel {
     source: concat!(wgsl!("attention"), wgsl!("attention_tile"), wgsl!("attention_lane")),
     params: size_of::<Params>(),
     variants: &[
-        tile!("tile64", 16 x 8, 4 x 4),
-        tile!("tile32", 16 x 8, 2 x 4),
-        tile!("tile16", 8 x 8, 2 x 2),
-        tile!("wide16", 8 x 16, 2 x 2),
-        Variant {
-            name: "subgroup8x4",
-            class: Class::Software,
-            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 4), ("KEYS", 4)],
-            subgroup: Some(8),
-        },
-        Variant {
-            name: "subgroup8",
-            class: Class::Software,
-            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 1), ("KEYS", 4)],
-            subgroup: Some(8),
-        },
-        Variant {
-            name: "lane",
-            class: Class::Software,
-            defines: &[("LANE", 1), ("GROUP", 16), ("BLOCKS", 2), ("KEYS", 8)],
-            subgroup: None,
-        },
+        // Sixteen vec4s of results a thread at most: beside scores and operands, what 128 registers hold.
+        tile!("tile64", 16 x 8, 4 x 4, 1 to 32, 0),
+        tile!("tile32", 16 x 8, 2 x 4, 1 to 64, 0),
+        tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
+        tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
+        lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0),
+        lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1),
+        lane!("lane", None, "GROUP" = 16, 2 x 8, 1),
     ],
 };
 
@@ -173,8 +181,7 @@ impl Tiling {
         let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
         // The maxima lie at the end: beyond the scores and the weights, though not the values.
         let shared = (scores + threads).max(weights + values * columns * cg);
-        // 16 vec4s of results a thread: beside scores and operands, what 128 registers hold.
-        let fits = rows * columns <= 16
+        let fits = (get("FROM")..=get("TO")).contains(&width)
             && shared <= SHARED
             && shared * 16 <= target.limits.workgroup_memory as usize
             && threads <= target.limits.invocations as usize;
@@ -204,8 +211,11 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     };
 
     let forced = target.forced.iter().any(|(kernel, _)| kernel == KERNEL.name);
-    let variant =
-        KERNEL.choose(&target, |v| Tiling::new(v, width, &target).is_some_and(|t| forced || suits(v, &t, queries)))?;
+    let variant = KERNEL.choose(&target, |v| {
+        // By rule at least half full; whoever asks for a variant may have a quarter.
+        let least = |t: &Tiling| t.queries / if forced { 4 } else { 2 };
+        Tiling::new(v, width, &target).is_some_and(|t| queries > least(&t) || v.get("SMALL") == 1)
+    })?;
     let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
 
     let blocks = queries.div_ceil(tiling.queries);
@@ -236,7 +246,7 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
         windows: (windows[0] * windows[1]) as u32,
         key_inverse: 1.0 / side as f32,
         query_inverse: 1.0 / (side / pool) as f32,
-        fill: 0,
+        one: 1,
         key_grid: [width_of_grid, height],
         query_grid: [width_of_grid, height].map(|n| n / pool as u32),
     };
@@ -267,14 +277,6 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
             let merged = attention_merge(g, y)?;
             g.reshape(merged, [a.batch, a.queries, a.heads * a.head_dim])
         }
-    }
-}
-
-/// Whether a variant is a good choice, not only a possible one: no tile, nor subgroup block, that is mostly empty.
-fn suits(variant: &Variant, tiling: &Tiling, queries: usize) -> bool {
-    match variant.name {
-        "tile64" | "tile32" | "subgroup8x4" => queries * 2 > tiling.queries,
-        _ => true,
     }
 }
 

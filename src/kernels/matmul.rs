@@ -6,6 +6,8 @@ mod choice;
 
 use super::prelude::*;
 use crate::shape::Shape;
+
+pub use super::activation::Activation;
 pub use cases::cases;
 
 /// Mirrors `Params` in the shader, after `base`. Elements, not bytes.
@@ -37,8 +39,6 @@ struct Params {
 /// The kernel's table.
 pub const KERNEL: Kernel =
     Kernel { name: "matmul", source: wgsl!("matmul"), params: size_of::<Params>(), variants: choice::VARIANTS };
-
-pub use super::activation::Activation;
 
 /// Where element (batch b, row r, column c) of an operand is: `offset + b * batch + r * row + c`, in elements.
 #[derive(Clone, Copy, Debug)]
@@ -220,7 +220,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
             ("VEC_N", (vec_n && choice::stores_four(variant)).into()),
             ("TAIL", (vec_k && k % choice::step(variant) != 0).into()),
             ("BIAS", e.bias.is_some().into()),
-            ("ACT", e.activation as i64),
+            e.activation.define(),
             ("RESIDUAL", e.residual.is_some().into()),
         ],
         params: bytes_of(&params).to_vec(),

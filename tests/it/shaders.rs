@@ -114,7 +114,7 @@ fn texts_validate_with_tint_where_it_is_installed() {
         // A browser wants the extension named; naga rejects its name.
         let enable = if text.contains("subgroup") { "enable subgroups;\n" } else { "" };
         std::fs::write(&path, format!("{enable}{text}")).unwrap();
-        let out = Command::new("tint").args(["--format", "none"]).arg(&path).output().unwrap();
+        let out = Command::new("tint").arg(&path).arg("-o").arg(folder.path().join("out.wgsl")).output().unwrap();
         assert!(out.status.success(), "{name}:\n{}", String::from_utf8_lossy(&out.stderr));
     }
 }

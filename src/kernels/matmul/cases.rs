@@ -1,7 +1,6 @@
 //! The CPU twin and the cases.
 
 use super::*;
-use crate::kernels::layer_norm::gelu;
 
 /// One product with everything that can differ.
 #[derive(Clone, Copy)]
@@ -118,11 +117,7 @@ fn twin(inputs: &[Input], s: &Spec) -> Vec<f32> {
                 let col = &w.values[at(b.w, i, c, 0)..][..s.k];
                 let mut v = row.iter().zip(col).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
                 v += bias.map_or(0.0, |bias| f64::from(bias[i * b.bias_batch + c]));
-                v = match s.activation {
-                    Activation::None => v,
-                    Activation::Gelu => gelu(v),
-                    Activation::Relu => v.max(0.0),
-                };
+                v = s.activation.apply(v);
                 if let Some((rows, values)) = residual {
                     v += f64::from(values[at(s.residual_at(), i, r % rows, c)]);
                 }
