@@ -7,8 +7,7 @@ use super::{
     batch::{self, Loaded, Source},
     failure::{Failure, Outcome, print_json, print_line},
     global::Global,
-    noise,
-    pattern,
+    noise, pattern,
     prompts::{Object, PromptArgs},
     session::{GpuBytes, ModelArgs, Session, Timings},
     signal,
@@ -219,7 +218,9 @@ impl Run<'_> {
         self.progress.stage(format!("encoding {}", path.display()));
         let predictor = &mut self.session.predictor;
         timings.time("encode", || {
-            self.progress.with(|control| pollster::block_on(predictor.encode(&pixels, width, height, control)))
+            self.progress.with(|control| pollster::block_on(predictor.encode(&pixels, width, height, control)))?;
+            // It has only been submitted: its time is not the decoder's.
+            pollster::block_on(predictor.gpu().done())
         })?;
         self.answer(Some(path), picture, (width, height), timings)
     }
@@ -231,13 +232,15 @@ impl Run<'_> {
             && (p.width(), p.height()) != embedding.picture
         {
             let (w, h) = embedding.picture;
-            let message = format!("the embedding is of a picture of {w}x{h}, this one has {}x{}", p.width(), p.height());
+            let message =
+                format!("the embedding is of a picture of {w}x{h}, this one has {}x{}", p.width(), p.height());
             return Err(Error::new(ErrorKind::Argument, message).into());
         }
         let mut timings = self.session.timings();
         let predictor = &mut self.session.predictor;
         timings.time("restore", || {
-            self.progress.with(|control| pollster::block_on(predictor.restore(embedding, control)))
+            self.progress.with(|control| pollster::block_on(predictor.restore(embedding, control)))?;
+            pollster::block_on(predictor.gpu().done())
         })?;
         self.answer(path.or_else(|| self.args.masks.embedding.clone()), picture, embedding.picture, timings)
     }
