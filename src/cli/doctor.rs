@@ -114,7 +114,10 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     if failed == 0 {
         return Ok(());
     }
-    complain(&format!("{failed} self-tests failed on {}: a driver update, --checked, or another --adapter may help", gpu.info().name));
+    complain(&format!(
+        "{failed} self-tests failed on {}: a driver update, --checked, or another --adapter may help",
+        gpu.info().name
+    ));
     Err(Failure::Told)
 }
 
@@ -201,7 +204,10 @@ fn print_kernel(reports: &[Report]) -> Outcome {
         print_line(&format!("{name:32} {:3} cases  {verdict:9} nmse up to {worst:.0e}  {time:>10}", runs.len()))?;
         for r in runs.iter().filter(|r| !r.passed()) {
             let guards = if r.guards_intact { "" } else { ", wrote beside its buffers" };
-            print_line(&format!("    {}: nmse {:.1e}, allowed {:.0e}, largest difference {:.1e}{guards}", r.case, r.nmse, r.allowed, r.max_abs))?;
+            print_line(&format!(
+                "    {}: nmse {:.1e}, allowed {:.0e}, largest difference {:.1e}{guards}",
+                r.case, r.nmse, r.allowed, r.max_abs
+            ))?;
         }
     }
     Ok(())

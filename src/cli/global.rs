@@ -98,9 +98,8 @@ fn variant(text: &str) -> Result<(String, String), String> {
     let (kernel, name) = text.split_once('=').ok_or("expected KERNEL=NAME")?;
     let list = |names: &mut dyn Iterator<Item = &'static str>| names.collect::<Vec<_>>().join(", ");
     let entry = ALL.iter().find(|e| e.kernel.name == kernel);
-    let entry = entry.ok_or_else(|| {
-        format!("no kernel {kernel}; there are {}", list(&mut ALL.iter().map(|e| e.kernel.name)))
-    })?;
+    let entry = entry
+        .ok_or_else(|| format!("no kernel {kernel}; there are {}", list(&mut ALL.iter().map(|e| e.kernel.name))))?;
     let variants = entry.kernel.variants;
     match variants.iter().any(|v| v.name == name) {
         true => Ok((kernel.into(), name.into())),

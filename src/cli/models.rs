@@ -160,9 +160,8 @@ fn inspect(name: &str, tensors: bool, json: bool, options: &source::Options) -> 
 
 fn describe(config: &Config, weights: &Weights) -> Result<Value> {
     let summary = weights.summary();
-    let dtypes = summary.dtypes.iter().map(|(t, (n, elements))| {
-        (t.to_string(), json!({ "tensors": n, "elements": elements }))
-    });
+    let dtypes =
+        summary.dtypes.iter().map(|(t, (n, elements))| (t.to_string(), json!({ "tensors": n, "elements": elements })));
     Ok(json!({
         "origin": weights.origin(),
         "format": summary.format.to_string(),

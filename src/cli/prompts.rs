@@ -62,7 +62,8 @@ impl PromptArgs {
         let several = self.bounds.iter().filter(|b| b.object.is_none()).count() > 1 || with_mask > 1;
         for point in &self.point {
             usage(point.object.is_some() || !several, || {
-                "several objects: say which one each click belongs to, as in --point 320,200@1 (they count from 0)".into()
+                "several objects: say which one each click belongs to, as in --point 320,200@1 (they count from 0)"
+                    .into()
             })?;
             let Click { x, y, positive } = point.value;
             let prompt = objects.entry(point.object.unwrap_or(0)).or_default();

@@ -1,11 +1,6 @@
 //! Ctrl-C (and SIGTERM, SIGHUP): asks the work to stop, and stops it if it does not.
 
-use impasto::{
-    ErrorKind, Result,
-    error::IntoError,
-    graph::Control,
-    image::output,
-};
+use impasto::{ErrorKind, Result, error::IntoError, graph::Control, image::output};
 use std::{
     io::Write,
     sync::atomic::{AtomicBool, Ordering},

@@ -153,9 +153,8 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
         timings.set("read", read);
         progress.stage(format!("{}: looking for masks", path.display()));
         let found = timings.time("generate", || {
-            progress.with(|control| {
-                pollster::block_on(amg::generate(&mut session.predictor, &picture, &settings, control))
-            })
+            progress
+                .with(|control| pollster::block_on(amg::generate(&mut session.predictor, &picture, &settings, control)))
         })?;
         progress.stage("writing");
         let image = Size { width: picture.width(), height: picture.height() };
@@ -197,7 +196,8 @@ impl Outputs {
             if let Some(dir) = &self.png_dir {
                 let dir = dir.path(&stem, &[]);
                 if !dir.is_dir() {
-                    std::fs::create_dir(&dir).error(ErrorKind::Io, || format!("cannot make folder {}", dir.display()))?;
+                    std::fs::create_dir(&dir)
+                        .error(ErrorKind::Io, || format!("cannot make folder {}", dir.display()))?;
                 }
                 outputs.push(png(&dir, &stem, 0));
             }

@@ -7,8 +7,7 @@ use super::{
     batch::{self, Loaded, Source},
     failure::{Failure, Outcome, print_json, print_line},
     global::Global,
-    noise,
-    pattern,
+    noise, pattern,
     prompts::{Object, PromptArgs},
     session::{GpuBytes, ModelArgs, Session, Timings},
     signal,
@@ -231,7 +230,8 @@ impl Run<'_> {
             && (p.width(), p.height()) != embedding.picture
         {
             let (w, h) = embedding.picture;
-            let message = format!("the embedding is of a picture of {w}x{h}, this one has {}x{}", p.width(), p.height());
+            let message =
+                format!("the embedding is of a picture of {w}x{h}, this one has {}x{}", p.width(), p.height());
             return Err(Error::new(ErrorKind::Argument, message).into());
         }
         let mut timings = self.session.timings();

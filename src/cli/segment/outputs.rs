@@ -71,7 +71,8 @@ impl Shown {
     pub(super) fn choose(objects: &[Object], predictions: Vec<Prediction>, all: bool) -> Result<Self> {
         let (mut records, mut masks, mut of) = (Vec::new(), Vec::new(), Vec::new());
         for (i, (object, p)) in objects.iter().zip(&predictions).enumerate() {
-            let best = p.candidates.iter().enumerate().fold(0, |b, (n, c)| if c.iou > p.candidates[b].iou { n } else { b });
+            let best =
+                p.candidates.iter().enumerate().fold(0, |b, (n, c)| if c.iou > p.candidates[b].iou { n } else { b });
             for (n, candidate) in p.candidates.iter().enumerate().filter(|(n, _)| all || *n == best) {
                 let mask = candidate.mask()?;
                 records.push(MaskRecord::new(object.number, n, candidate, &mask, p.object_score)?);
@@ -128,14 +129,21 @@ impl Outputs {
     }
 
     /// Before the work: names, extensions, folders, and that nothing is written twice or over an input.
-    pub(super) fn check(&self, pictures: &[PathBuf], embedding: Option<&Path>, objects: &[Object], multimask: bool) -> Outcome {
+    pub(super) fn check(
+        &self,
+        pictures: &[PathBuf],
+        embedding: Option<&Path>,
+        objects: &[Object],
+        multimask: bool,
+    ) -> Outcome {
         let candidates: Vec<Option<usize>> = match (self.all, multimask) {
             (false, _) => vec![None],
             (true, false) => vec![Some(0)],
             (true, true) => (0..3).map(Some).collect(),
         };
         let objects: Vec<usize> = objects.iter().map(|o| o.number).collect();
-        let stems: Vec<String> = pictures.iter().map(|p| pattern::stem(p)).chain(embedding.map(pattern::stem)).collect();
+        let stems: Vec<String> =
+            pictures.iter().map(|p| pattern::stem(p)).chain(embedding.map(pattern::stem)).collect();
         // With an embedding the picture, if there is one, gives the name.
         let stems = &stems[..pictures.len().max(1).min(stems.len())];
         for pattern in self.output.iter().chain(&self.cutout) {
@@ -212,9 +220,9 @@ impl Outputs {
             ("obj_score", vec![objects, 1], &scores),
         ];
         tensors.extend(embedding.tensors.iter().map(|(name, shape, v)| (name.as_str(), shape.to_vec(), v.as_slice())));
-        let views = tensors.into_iter().map(|(name, shape, values)| {
-            Ok((name, TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))?))
-        });
+        let views = tensors
+            .into_iter()
+            .map(|(name, shape, values)| Ok((name, TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))?)));
         let bytes = views
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
             .and_then(|views| safetensors::serialize(views, None))

@@ -34,13 +34,7 @@ pub(super) struct MaskRecord {
 }
 
 impl MaskRecord {
-    pub(super) fn new(
-        object: usize,
-        candidate: usize,
-        of: &Candidate,
-        mask: &Mask,
-        object_score: f32,
-    ) -> Result<Self> {
+    pub(super) fn new(object: usize, candidate: usize, of: &Candidate, mask: &Mask, object_score: f32) -> Result<Self> {
         let statistics = of.statistics(STABILITY_OFFSET)?;
         Ok(Self {
             object,
@@ -60,7 +54,11 @@ impl MaskRecord {
 impl fmt::Display for MaskRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [x, y, w, h] = self.bbox;
-        write!(f, "object {}, mask {}: score {:.3}, stability {:.3}", self.object, self.candidate, self.score, self.stability)?;
+        write!(
+            f,
+            "object {}, mask {}: score {:.3}, stability {:.3}",
+            self.object, self.candidate, self.score, self.stability
+        )?;
         if let Some(noise) = self.noise_stability {
             write!(f, ", under noise {noise:.3}")?;
         }
