@@ -218,7 +218,9 @@ impl Run<'_> {
         self.progress.stage(format!("encoding {}", path.display()));
         let predictor = &mut self.session.predictor;
         timings.time("encode", || {
-            self.progress.with(|control| pollster::block_on(predictor.encode(&pixels, width, height, control)))
+            self.progress.with(|control| pollster::block_on(predictor.encode(&pixels, width, height, control)))?;
+            // It has only been submitted: its time is not the decoder's.
+            pollster::block_on(predictor.gpu().done())
         })?;
         self.answer(Some(path), picture, (width, height), timings)
     }
@@ -237,7 +239,8 @@ impl Run<'_> {
         let mut timings = self.session.timings();
         let predictor = &mut self.session.predictor;
         timings.time("restore", || {
-            self.progress.with(|control| pollster::block_on(predictor.restore(embedding, control)))
+            self.progress.with(|control| pollster::block_on(predictor.restore(embedding, control)))?;
+            pollster::block_on(predictor.gpu().done())
         })?;
         self.answer(path.or_else(|| self.args.masks.embedding.clone()), picture, embedding.picture, timings)
     }
