@@ -48,8 +48,7 @@ fn records_equal_the_official_generator() {
     let options = Options { storage: Storage::F32, ..Options::default() };
     let mut p = block_on(Predictor::new(gpu(Checks::Trusted), config, &weights, options)).unwrap();
 
-    let cases: Value =
-        serde_json::from_slice(&std::fs::read(fixture("sam2_mini_amg/cases.json")).unwrap()).unwrap();
+    let cases: Value = serde_json::from_slice(&std::fs::read(fixture("sam2_mini_amg/cases.json")).unwrap()).unwrap();
     let mut compared = 0;
     for (name, case) in cases["cases"].as_object().unwrap() {
         let found = block_on(amg::generate(&mut p, &picture, &settings(&case["args"]), Control::default())).unwrap();

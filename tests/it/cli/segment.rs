@@ -139,7 +139,8 @@ fn masks_noise_and_no_prompt() {
     let place = Place::new();
     place.ok(&format!("segment {} --point 130,270 --model mini -o mask.png -q", sample()));
     let line = format!("segment {} --model mini --mask mask.png --stability-noise 4", sample());
-    let record = &masks(&place.json(&line))[0];
+    let json = place.json(&line);
+    let record = &masks(&json)[0];
     let iou = checked_mask(record, "rle").iou(&read_mask(place.at("mask.png"))).unwrap();
     assert!(iou > 0.8, "{iou}");
     let noise = record["noise_stability"].as_f64().unwrap();
