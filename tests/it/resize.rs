@@ -1,7 +1,7 @@
 //! Resampling against torch: `tests/fixtures/resize/io.safetensors`, made by `torch.nn.functional.interpolate`
 //! (`align_corners=False`) from `mask_low`.
 
-use crate::common::gpu;
+use crate::common::{fixture, gpu};
 use impasto::{
     gpu::Checks,
     graph::{BindOptions, Control, Graph},
@@ -13,8 +13,6 @@ use impasto::{
     shape::DType,
 };
 use safetensors::SafeTensors;
-
-const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/resize/io.safetensors");
 
 /// A tensor `(1, channels, h, w)` of the fixture and its size.
 fn tensor(file: &SafeTensors<'_>, name: &str) -> (Vec<f32>, [usize; 3]) {
@@ -30,7 +28,7 @@ fn nhwc(values: &[f32], [c, h, w]: [usize; 3]) -> Vec<f32> {
 
 #[test]
 fn equals_torch() {
-    let bytes = std::fs::read(FIXTURE).unwrap();
+    let bytes = std::fs::read(fixture("resize/io.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let (low, size) = tensor(&file, "mask_low");
     let gpu = gpu(Checks::Trusted);
@@ -58,7 +56,7 @@ fn equals_torch() {
 /// The counts and boxes of torch's upsampled masks.
 #[test]
 fn mask_stats_equal_torch() {
-    let bytes = std::fs::read(FIXTURE).unwrap();
+    let bytes = std::fs::read(fixture("resize/io.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let (low, [masks, h, w]) = tensor(&file, "mask_low");
     let (full, [_, height, width]) = tensor(&file, "mask_bilinear_74x106");
@@ -82,7 +80,7 @@ fn mask_stats_equal_torch() {
     g.output(stats, "stats");
     let mut bound = g.plan().unwrap().bind(gpu, &BindOptions::default()).unwrap();
     let inputs = [(x, bytemuck::cast_slice(&low))];
-    let out = pollster::block_on(bound.run(&inputs, &[stats], Control::default())).unwrap();
-    let found: Vec<u32> = bytemuck::pod_collect_to_vec(&out[0]);
+    let outputs = pollster::block_on(bound.run(&inputs, &[stats], Control::default())).unwrap();
+    let found: Vec<u32> = bytemuck::pod_collect_to_vec(&outputs[0]);
     assert_eq!(found.iter().map(|&n| n as usize).collect::<Vec<_>>(), expected);
 }
