@@ -44,8 +44,8 @@ fn kernel_names() -> clap::builder::PossibleValuesParser {
 }
 
 const EXAMPLES: &str = "\
-Every variant of every kernel computes shapes that can fail it, between guard bands, and is compared with plain loops on
-the CPU. Times are the GPU's own, for all cases of the variant together; `-` where the adapter has no timestamps.
+Every variant of every kernel computes shapes that can fail it, between guard bands, and is compared with plain loops on \
+the CPU. Times are the GPU's own, for all cases of the variant together; `-` where the adapter has no timestamps. \
 Exit code 1 if a test fails.
 
 Examples:

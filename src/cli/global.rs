@@ -110,6 +110,7 @@ fn variant(text: &str) -> Result<(String, String), String> {
 fn bytes(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
+    let number = number.parse::<f64>().ok().filter(|n| *n > 0.0).ok_or("expected a size such as 2GiB")?;
     let factor: f64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
         "k" | "kib" => 1024.0,
@@ -120,10 +121,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         "gb" => 1e9,
         other => return Err(format!("unknown unit {other}: KiB, MiB, GiB, kB, MB or GB")),
     };
-    match number.parse::<f64>() {
-        Ok(n) if n > 0.0 => Ok((n * factor) as u64),
-        _ => Err("expected a size such as 2GiB".into()),
-    }
+    Ok((number * factor) as u64)
 }
 
 #[cfg(test)]

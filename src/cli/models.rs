@@ -3,14 +3,14 @@
 use super::{
     failure::{Outcome, print_json, print_line},
     global::Global,
-    session::{DEFAULT_MODEL, open_model},
+    session::DEFAULT_MODEL,
 };
 use clap::Subcommand;
 use impasto::{
     Result,
-    models::sam2::{Config, Version},
+    models::sam2::{self, Config, Version},
     weights::{
-        Weights,
+        Summary, Weights,
         source::{self, MODELS},
     },
 };
@@ -116,31 +116,31 @@ fn list(json: bool, options: &source::Options) -> Outcome {
 }
 
 fn inspect(name: &str, tensors: bool, json: bool, options: &source::Options) -> Outcome {
-    let options = source::Options { offline: true, ..options.clone() };
-    let (config, weights) = open_model(name, &options)?;
-    let summary = weights.summary();
-    if json {
-        let mut all = describe(&config, &weights)?;
-        if tensors {
-            let list = summary.tensors.iter();
-            all["tensors"] = list.map(|(n, d, s)| json!({ "name": n, "dtype": d.to_string(), "shape": s })).collect();
-        }
-        return print_json(&all);
-    }
-    let version = match config.version {
-        Some(Version::V2_0) => "2.0",
-        Some(Version::V2_1) => "2.1",
-        None => "2.0 or 2.1 (the image path is the same)",
+    let (origin, summary, config) = if name == "mini" {
+        let (config, weights) = sam2::mini()?;
+        ("mini (built in)".to_string(), weights.summary(), Ok(config))
+    } else {
+        let path = source::path(name, options)?;
+        let weights = Weights::open(&path)?;
+        (weights.origin().to_string(), weights.summary(), sam2::open(&path).map(|(config, _)| config))
     };
-    print_line(&format!("{}: SAM {version}, {}", weights.origin(), config.size_name().unwrap_or("a size of its own")))?;
-    print_line(&format!(
-        "pictures of {0} x {0}, trunk {1:?} blocks of {2:?} channels, hidden {3}, {4}",
-        config.image_size,
-        config.hiera.blocks,
-        config.hiera.dims,
-        config.hidden,
-        if config.memory.is_some() { "with the memory of video" } else { "pictures only" }
-    ))?;
+    if json {
+        return print_json(&describe(&origin, &summary, &config, tensors));
+    }
+    match &config {
+        Ok(c) => {
+            print_line(&format!("{origin}: {c}"))?;
+            print_line(&format!(
+                "pictures of {0} x {0}, trunk of {1:?} blocks with {2:?} channels, hidden {3}, {4}",
+                c.image_size,
+                c.hiera.blocks,
+                c.hiera.dims,
+                c.hidden,
+                if c.memory.is_some() { "with the memory for video" } else { "pictures only" }
+            ))?;
+        }
+        Err(e) => print_line(&format!("{origin}: nothing that impasto runs: {e}"))?,
+    }
     let types: Vec<String> = summary.dtypes.iter().map(|(t, (n, _))| format!("{n} {t}")).collect();
     print_line(&format!(
         "{}, {:.1} MB, {:.1} M parameters in {} tensors: {}",
@@ -158,26 +158,40 @@ fn inspect(name: &str, tensors: bool, json: bool, options: &source::Options) -> 
     Ok(())
 }
 
-fn describe(config: &Config, weights: &Weights) -> Result<Value> {
-    let summary = weights.summary();
-    let dtypes =
-        summary.dtypes.iter().map(|(t, (n, elements))| (t.to_string(), json!({ "tensors": n, "elements": elements })));
-    Ok(json!({
-        "origin": weights.origin(),
+fn describe(origin: &str, summary: &Summary, config: &Result<Config>, tensors: bool) -> Value {
+    let dtypes = summary.dtypes.iter();
+    let dtypes = dtypes.map(|(t, (n, elements))| (t.to_string(), json!({ "tensors": n, "elements": elements })));
+    let model = match config {
+        Err(_) => Value::Null,
+        Ok(c) => json!({
+            "name": c.to_string(),
+            "version": match c.version {
+                Some(Version::V2_0) => json!("2.0"),
+                Some(Version::V2_1) => json!("2.1"),
+                None => Value::Null,
+            },
+            "size": c.size_name(),
+            "image_size": c.image_size,
+            "hidden": c.hidden,
+            "blocks": c.hiera.blocks,
+            "channels": c.hiera.dims,
+            "video": c.memory.is_some(),
+        }),
+    };
+    let mut all = json!({
+        "origin": origin,
         "format": summary.format.to_string(),
         "bytes": summary.bytes,
         "parameters": summary.parameters,
         "dtypes": dtypes.collect::<serde_json::Map<_, _>>(),
-        "version": match config.version {
-            Some(Version::V2_0) => json!("2.0"),
-            Some(Version::V2_1) => json!("2.1"),
-            None => Value::Null,
-        },
-        "size": config.size_name(),
-        "image_size": config.image_size,
-        "hidden": config.hidden,
-        "blocks": config.hiera.blocks,
-        "channels": config.hiera.dims,
-        "video": config.memory.is_some(),
-    }))
+        "model": model,
+    });
+    if let Err(e) = config {
+        all["problem"] = e.to_string().into();
+    }
+    if tensors {
+        let list = summary.tensors.iter();
+        all["tensors"] = list.map(|(n, d, s)| json!({ "name": n, "dtype": d.to_string(), "shape": s })).collect();
+    }
+    all
 }

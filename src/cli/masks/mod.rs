@@ -77,7 +77,7 @@ Examples:
   impasto masks photo.jpg --preset dense --min-mask-region-area 100 --png-dir parts
   impasto masks 'in/*.jpg' -o 'out/{stem}.json'
 
-Each record has SAM 2's keys: segmentation, area, bbox [x, y, w, h], predicted_iou, point_coords, stability_score,
+Each record has SAM 2's keys: segmentation, area, bbox [x, y, w, h], predicted_iou, point_coords, stability_score, \
 crop_box. --json prints one object (one a line for several pictures) with these records as `masks`.";
 
 /// What `--json` prints for a picture.

@@ -58,7 +58,7 @@ pub(super) struct SettingsArgs {
 enum Preset {
     /// The official defaults
     Default,
-    /// The official notebook's: more and smaller masks, at five times the work
+    /// The official notebook's: more and smaller masks, of eight times the clicks
     Dense,
 }
 

@@ -69,7 +69,8 @@ fn on_off() -> impl clap::builder::TypedValueParser<Value = bool> {
 
 const EXAMPLES: &str = "\
 Coordinates are pixels from the top left corner of the picture as it is shown (EXIF orientation applied).
-All clicks, one box and one mask are one object. Several boxes are several objects, which count from 0; @OBJ after a
+
+All clicks, one box and one mask are one object. Several boxes are several objects, which count from 0; @OBJ after a \
 click, box or mask says which object it belongs to. Each object is written to its own file: mask.0.png, mask.1.png ..
 
 Examples:
@@ -79,9 +80,9 @@ Examples:
   impasto segment photo.jpg --point 5,5@0 --point 90,80@1 --json
   impasto segment 'in/*.jpg' --point 320,200 -o 'out/{stem}.png' --json > masks.jsonl
 
---json prints one object (one a line for several pictures): model, adapter, image {width, height}, masks [{object,
-candidate, score, stability, mean_abs_logit, object_score (a logit), area, bbox [x, y, w, h], rle {size, counts}}],
-timings_ms, gpu_bytes. As in SAM 2, w and h are the differences of the outermost pixels: one pixel has w = 0.";
+--json prints one object (one a line for several pictures): picture, model, adapter, image {width, height}, masks \
+[{object, candidate, score, stability, mean_abs_logit, object_score (a logit), area, bbox [x, y, w, h], rle {size, \
+counts}}], timings_ms, gpu_bytes. As in SAM 2, w and h are the differences of the outermost pixels: one pixel has w = 0.";
 
 /// What `--json` prints for a picture.
 #[derive(Debug, Serialize)]

@@ -32,9 +32,9 @@ fn refused(place: &Place, cases: &[(&str, i32, &str)]) {
     let before = place.files();
     for (line, code, says) in cases {
         let mut line = format!("segment {line}");
-        for (flag, default) in [("--model", "mini"), ("-o", OUT)] {
+        for (flag, default) in [(" --model", "mini"), (" -o", OUT)] {
             if !line.contains(flag) {
-                line += &format!(" {flag} {default}");
+                line += &format!("{flag} {default}");
             }
         }
         let run = place.run(&line.split_whitespace().collect::<Vec<_>>());
@@ -84,7 +84,7 @@ fn prompts() {
             ("--point 5,5", 2, "PIC"),
             ("good.png one.png --point 0,0", 2, "{stem}"),
             ("good.png --point 5,5 --image-size 100", 1, "multiple of 32"),
-            ("good.png --point 5,5 --stability-noise -1", 2, "--stability-noise"),
+            ("good.png --point 5,5 --stability-noise 300", 2, "--stability-noise"),
         ],
     );
 }

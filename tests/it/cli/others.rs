@@ -30,14 +30,23 @@ fn models_are_listed_inspected_and_found() {
     let all: Value = serde_json::from_str(&place.ok("models list --json").stdout).unwrap();
     assert!(all.as_array().unwrap().iter().all(|m| m["downloaded"] == false));
     let mini = place.json("models inspect mini");
-    assert_eq!((&mini["version"], &mini["image_size"]), (&Value::from("2.1"), &Value::from(256)));
+    assert_eq!((&mini["model"]["version"], &mini["model"]["image_size"]), (&Value::from("2.1"), &Value::from(256)));
     assert_eq!(mini["parameters"], 3_724_194);
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sam2_mini_image");
     let text = place.ok(&format!("models inspect {fixture} --tensors")).stdout;
     assert!(text.contains("SAM 2") && text.contains("mask_tokens"), "{text}");
+    std::fs::write(place.at("other.safetensors"), other_model()).unwrap();
+    let other = place.json("models inspect other.safetensors");
+    assert!(other["model"].is_null() && other["parameters"] == 6 && other["problem"].is_string(), "{other}");
     assert_eq!(place.ok(&format!("models path {fixture}")).stdout.trim(), fixture);
     let run = place.run(&["models", "path", "tiny"]);
     assert!(run.code == 1 && run.stderr.contains("models pull"), "{}", run.stderr);
+}
+
+/// A whole file that is no SAM 2.
+pub(super) fn other_model() -> Vec<u8> {
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 3], &[0; 24]).unwrap();
+    safetensors::serialize([("a.weight", view)], None).unwrap()
 }
 
 /// Asked to stop while it works, it does within a second, says so, and leaves nothing.
