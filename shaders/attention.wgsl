@@ -4,13 +4,14 @@
 //    (split, batch, queries, heads, width + 4), each row the sum of weighted v, then (m, l, 0, 0)
 //
 // This file: operands and where a workgroup works. The loops: attention_tile.wgsl (workgroup memory, TILE) and
-// attention_lane.wgsl (no barrier). Workgroup (x, y, z): block of queries, head, (batch, window or split).
+// attention_lane.wgsl (no barrier, LANE). Workgroup (x, y, z): block of queries, head, (batch, window or split).
 //
 // Scores are in log2 units (scale * log2 e is folded into q), so that weights are exp2(score - m). A key beyond the
-// end scores NEVER, which is finite: no infinity can meet another.
+// end scores NEVER, which is finite: no infinity can meet another. Such keys, and queries beyond the end, are read as
+// the last real one: no branch, and no address outside.
 //
-// WINDOW: keys and queries are those of one window of a grid, found by index arithmetic; the queries' grid is POOL
-// times coarser. A window over the grid's edge meets PADDED keys (PAD): they count, with k and v from `pad`.
+// WINDOW: keys and queries are those of one window of a grid, found by index arithmetic; the queries' grid is `pool`
+// times coarser. A window over the grid's edge meets NOWHERE keys (PAD): they count, with k and v from `pad`.
 struct Params {
     base: vec4<u32>,
     // offset, batch, row, head
@@ -19,17 +20,30 @@ struct Params {
     v: vec4<u32>,
     batch: u32,
     heads: u32,
-    // of one batch element or window
+    // In vec4s.
+    width: u32,
+    scale: f32,
+    // Of one batch element or window.
     queries: u32,
     keys: u32,
-    // of one batch element
+    // Queries of one batch element.
     tokens: u32,
-    scale: f32,
     splits: u32,
     split_keys: u32,
+    // Side of a window of keys, of one of queries.
+    key_side: u32,
+    query_side: u32,
+    // Windows of one batch element in x.
+    across: u32,
+    windows: u32,
+    // Inverses of the sides.
+    key_inverse: f32,
+    query_inverse: f32,
+    // 1, which no compiler can know: a bound times this keeps a loop rolled.
+    one: u32,
     // (x, y)
-    grid: vec2<u32>,
-    windows: vec2<u32>,
+    key_grid: vec2<u32>,
+    query_grid: vec2<u32>,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
@@ -61,10 +75,9 @@ fn place(id: vec3<u32>) -> Place {
     at.head = id.y;
     at.end = p.keys;
 #if WINDOW
-    let count = p.windows.x * p.windows.y;
-    at.batch = id.z / count;
-    let w = id.z % count;
-    at.window = vec2(w % p.windows.x, w / p.windows.x);
+    at.batch = id.z / p.windows;
+    let w = id.z % p.windows;
+    at.window = vec2(w % p.across, w / p.across);
 #elif SPLIT
     at.batch = id.z / p.splits;
     at.split = id.z % p.splits;
@@ -76,45 +89,43 @@ fn place(id: vec3<u32>) -> Place {
     return at;
 }
 
+// (t % side, t / side): exact for t < 2^20, where half an integer divided by `side` stays off the integers in f32.
+fn cell(t: u32, side: u32, inverse: f32) -> vec2<u32> {
+    let y = u32((f32(t) + 0.5) * inverse);
+    return vec2(t - y * side, y);
+}
+
 // The token of query t, or NOWHERE if there is none.
 fn query_token(at: Place, t: u32) -> u32 {
-    if t >= p.queries {
-        return NOWHERE;
-    }
 #if WINDOW
-#define SIDE WINDOW / POOL
-    let xy = at.window * #{SIDE}u + vec2(t % #{SIDE}u, t / #{SIDE}u);
-    let size = p.grid / #{POOL}u;
-    if xy.x >= size.x || xy.y >= size.y {
-        return NOWHERE;
-    }
-    return xy.y * size.x + xy.x;
+    let xy = at.window * p.query_side + cell(t, p.query_side, p.query_inverse);
+    let inside = t < p.queries && xy.x < p.query_grid.x && xy.y < p.query_grid.y;
+    return select(NOWHERE, xy.y * p.query_grid.x + xy.x, inside);
 #else
-    return t;
+    return select(NOWHERE, t, t < p.queries);
 #endif
 }
 
-// The token of key t < p.keys, or NOWHERE for a padded one.
+// The token of key t, or NOWHERE for a padded one.
 fn key_token(at: Place, t: u32) -> u32 {
+    let real = min(t, at.end - 1u);
 #if WINDOW
-    let xy = at.window * #{WINDOW}u + vec2(t % #{WINDOW}u, t / #{WINDOW}u);
+    let xy = at.window * p.key_side + cell(real, p.key_side, p.key_inverse);
+    let token = xy.y * p.key_grid.x + xy.x;
 #if PAD
-    if xy.x >= p.grid.x || xy.y >= p.grid.y {
-        return NOWHERE;
-    }
-#endif
-    return xy.y * p.grid.x + xy.x;
+    return select(NOWHERE, token, xy.x < p.key_grid.x && xy.y < p.key_grid.y);
 #else
-    return t;
+    return token;
+#endif
+#else
+    return real;
 #endif
 }
 
-// Four elements of a query, scaled; zero where there is no query.
+// Four elements of a query, scaled; anything where there is no query.
 fn load_q(at: Place, token: u32, i: u32) -> vec4<f32> {
-    if token == NOWHERE {
-        return vec4(0.0);
-    }
-    return q[p.q.x + at.batch * p.q.y + token * p.q.z + at.head * p.q.w + i] * p.scale;
+    let row = select(token, 0u, token == NOWHERE);
+    return q[p.q.x + at.batch * p.q.y + row * p.q.z + at.head * p.q.w + i] * p.scale;
 }
 
 fn load_k(at: Place, token: u32, i: u32) -> vec4<f32> {
@@ -144,9 +155,10 @@ fn weight(x: f32) -> f32 {
 
 // Where the result of a query starts.
 fn row_of(at: Place, token: u32) -> u32 {
+    let row = select(token, 0u, token == NOWHERE);
 #if SPLIT
-    return (((at.split * p.batch + at.batch) * p.tokens + token) * p.heads + at.head) * #{D4 + 1}u;
+    return (((at.split * p.batch + at.batch) * p.tokens + row) * p.heads + at.head) * (p.width + 1u);
 #else
-    return ((at.batch * p.tokens + token) * p.heads + at.head) * #{D4}u;
+    return ((at.batch * p.tokens + row) * p.heads + at.head) * p.width;
 #endif
 }

@@ -1,11 +1,18 @@
-// The way without barriers: an invocation owns BLOCKS queries, whole, in registers; STEP keys at a time.
+// The way without barriers: an invocation owns BLOCKS queries; STEP keys at a time, their scores in registers.
 //
-// With LANES (the subgroup size, and the workgroup's), each lane loads another key's k and v, and broadcasts hand them
-// round: a load serves LANES * BLOCKS queries. Without, every invocation loads every key itself.
+// On a CPU a load is a loop over the lanes and costs as much as a hundred multiply-adds, whatever its width up to vec4:
+// what counts is multiply-adds a load. With LANES (the subgroup size, and the workgroup's), each lane loads KEYS other
+// keys and broadcasts hand them round: BLOCKS + KEYS loads serve LANES * BLOCKS * KEYS * 4 multiply-adds of a lane.
+// Without, every invocation loads every key itself.
+//
+// The sums of weighted v wait in y from one step to the next: in registers, the width would be unrolled, and every load
+// of the text costs lavapipe 20 ms of compilation. Tried: that way, BLOCKS 2, LANES 8: 9.3 GFLOP/s a core, 4 s to compile.
 #if LANE
 #if LANES
 #define GROUP LANES
-#define STEP LANES
+#define STEP LANES * KEYS
+#else
+#define STEP KEYS
 #endif
 
 @compute @workgroup_size(#{GROUP})
@@ -15,46 +22,47 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let block = id.x * #{GROUP * BLOCKS}u + lane;
 #for b in 0..BLOCKS
     let token_#{b} = query_token(at, block + #{b * GROUP}u);
+    let row_#{b} = row_of(at, token_#{b});
     var m_#{b} = NEVER;
     var l_#{b} = 0.0;
-#for i in 0..D4
-    let q_#{b}_#{i} = load_q(at, token_#{b}, #{i}u);
-    var o_#{b}_#{i} = vec4(0.0);
-#endfor
 #endfor
 
     for (var t0 = at.first; t0 < at.end; t0 += #{STEP}u) {
+#for c in 0..KEYS
 #if LANES
-        let key = key_token(at, min(t0 + lane, at.end - 1u));
+        let key_#{c} = key_token(at, t0 + lane + #{c * LANES}u);
 #else
-#for j in 0..STEP
-        let key_#{j} = key_token(at, min(t0 + #{j}u, at.end - 1u));
-#endfor
+        let key_#{c} = key_token(at, t0 + #{c}u);
 #endif
+#endfor
 #for b in 0..BLOCKS
 #for j in 0..STEP
         var s_#{b}_#{j} = 0.0;
 #endfor
 #endfor
-#for i in 0..D4
-#if LANES
-        let k_#{i} = load_k(at, key, #{i}u);
-#endif
+        for (var i = 0u; i < p.width; i++) {
+#for b in 0..BLOCKS
+            let q_#{b} = load_q(at, token_#{b}, i);
+#endfor
+#for c in 0..KEYS
+            let k_#{c} = load_k(at, key_#{c}, i);
+#endfor
 #for j in 0..STEP
 #if LANES
-        let k_#{i}_#{j} = subgroupBroadcast(k_#{i}, #{j}u);
+            let kj_#{j} = subgroupBroadcast(k_#{j / LANES}, #{j % LANES}u);
 #else
-        let k_#{i}_#{j} = load_k(at, key_#{j}, #{i}u);
+            let kj_#{j} = k_#{j};
 #endif
 #for b in 0..BLOCKS
-        s_#{b}_#{j} = fma(q_#{b}_#{i}.x, k_#{i}_#{j}.x, s_#{b}_#{j});
-        s_#{b}_#{j} = fma(q_#{b}_#{i}.y, k_#{i}_#{j}.y, s_#{b}_#{j});
-        s_#{b}_#{j} = fma(q_#{b}_#{i}.z, k_#{i}_#{j}.z, s_#{b}_#{j});
-        s_#{b}_#{j} = fma(q_#{b}_#{i}.w, k_#{i}_#{j}.w, s_#{b}_#{j});
+            s_#{b}_#{j} = fma(q_#{b}.x, kj_#{j}.x, s_#{b}_#{j});
+            s_#{b}_#{j} = fma(q_#{b}.y, kj_#{j}.y, s_#{b}_#{j});
+            s_#{b}_#{j} = fma(q_#{b}.z, kj_#{j}.z, s_#{b}_#{j});
+            s_#{b}_#{j} = fma(q_#{b}.w, kj_#{j}.w, s_#{b}_#{j});
 #endfor
 #endfor
-#endfor
+        }
 
+        let last = t0 + #{STEP}u >= at.end;
 #for b in 0..BLOCKS
         var new_#{b} = m_#{b};
 #for j in 0..STEP
@@ -65,44 +73,48 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         m_#{b} = new_#{b};
         l_#{b} *= shrink_#{b};
 #for j in 0..STEP
-        let w_#{b}_#{j} = weight(s_#{b}_#{j} - new_#{b});
-        l_#{b} += w_#{b}_#{j};
+        s_#{b}_#{j} = weight(s_#{b}_#{j} - new_#{b});
+        l_#{b} += s_#{b}_#{j};
 #endfor
+#if SPLIT
+        let share_#{b} = 1.0;
+#else
+        let share_#{b} = select(1.0, 1.0 / l_#{b}, last);
+#endif
 #endfor
 
-#for i in 0..D4
-#if LANES
-        let v_#{i} = load_v(at, key, #{i}u);
-#endif
+        for (var i = 0u; i < p.width; i++) {
 #for b in 0..BLOCKS
-        o_#{b}_#{i} *= shrink_#{b};
+            // Nothing is there yet at the first step.
+            var o_#{b} = select(vec4(0.0), y[row_#{b} + i] * shrink_#{b}, t0 > at.first);
+#endfor
+#for c in 0..KEYS
+            let v_#{c} = load_v(at, key_#{c}, i);
 #endfor
 #for j in 0..STEP
 #if LANES
-        let v_#{i}_#{j} = subgroupBroadcast(v_#{i}, #{j}u);
+            let vj_#{j} = subgroupBroadcast(v_#{j / LANES}, #{j % LANES}u);
 #else
-        let v_#{i}_#{j} = load_v(at, key_#{j}, #{i}u);
+            let vj_#{j} = v_#{j};
 #endif
 #for b in 0..BLOCKS
-        o_#{b}_#{i} = fma(vec4(w_#{b}_#{j}), v_#{i}_#{j}, o_#{b}_#{i});
+            o_#{b} = fma(vec4(s_#{b}_#{j}), vj_#{j}, o_#{b});
 #endfor
 #endfor
+#for b in 0..BLOCKS
+            if token_#{b} != NOWHERE {
+                y[row_#{b} + i] = o_#{b} * share_#{b};
+            }
 #endfor
+        }
     }
 
+#if SPLIT
 #for b in 0..BLOCKS
     if token_#{b} != NOWHERE {
-        let start = row_of(at, token_#{b});
-#if SPLIT
-        y[start + #{D4}u] = vec4(m_#{b}, l_#{b}, 0.0, 0.0);
-        let share = 1.0;
-#else
-        let share = 1.0 / l_#{b};
-#endif
-#for i in 0..D4
-        y[start + #{i}u] = o_#{b}_#{i} * share;
-#endfor
+        y[row_#{b} + p.width] = vec4(m_#{b}, l_#{b}, 0.0, 0.0);
     }
 #endfor
+#endif
 }
 #endif

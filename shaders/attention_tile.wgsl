@@ -5,6 +5,7 @@
 // Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (weights and v in `sh`).
 // ST is odd and weights are stored at a column xor row: eight neighbouring threads read eight different banks of four.
 // A thread's weights are stored as neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
+// UNROLL: inner loops as text, as GPUs want them (naga's loops do not always unroll). Without, not even the driver can.
 #if TILE
 #define THREADS RG * CG
 #define BQ RG * ROWS
@@ -13,8 +14,18 @@
 #define ST CH / 2 * 2 + 1
 #define NV (D4 + CG - 1) / CG
 #define VST NV * CG
-#define RED (BQ + BK) * ST
+#define RED SHARED - THREADS
 #define VS BQ * PW
+#define QN (BQ * CH + THREADS - 1) / THREADS
+#define KN (BK * CH + THREADS - 1) / THREADS
+#define VN (VK * VST + THREADS - 1) / THREADS
+#if UNROLL
+#define CU CH
+#define VU VK / 4
+#else
+#define CU 1
+#define VU 1
+#endif
 
 var<workgroup> sh: array<vec4<f32>, #{SHARED}>;
 
@@ -25,6 +36,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let rg = tid / #{CG}u;
     let cg = tid % #{CG}u;
     let block = id.x * #{BQ}u;
+#if UNROLL
+    let one = 1u;
+#else
+    let one = p.one;
+#endif
     let turn = rg & #{PW - 1}u;
 #for r in 0..ROWS
     var m_#{r} = NEVER;
@@ -42,24 +58,19 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
         for (var c0 = 0u; c0 < #{D4}u; c0 += #{CH}u) {
             // Loads before the barrier: they overlap with what the others still compute.
-#define QN (BQ * CH + THREADS - 1) / THREADS
 #for n in 0..QN
             let qe_#{n} = tid + #{n * THREADS}u;
-            let qi_#{n} = c0 + qe_#{n} % #{CH}u;
-            var q_#{n} = vec4(0.0);
-            if qi_#{n} < #{D4}u {
-                q_#{n} = load_q(at, query_token(at, block + qe_#{n} / #{CH}u), qi_#{n});
-            }
+            let qi_#{n} = min(c0 + qe_#{n} % #{CH}u, #{D4 - 1}u);
+            let q_#{n} = load_q(at, query_token(at, block + qe_#{n} / #{CH}u), qi_#{n});
 #endfor
-#define KN (BK * CH + THREADS - 1) / THREADS
 #for n in 0..KN
             let ke_#{n} = tid + #{n * THREADS}u;
             let ki_#{n} = c0 + ke_#{n} % #{CH}u;
-            let kt_#{n} = t0 + ke_#{n} / #{CH}u;
-            var k_#{n} = vec4(0.0);
-            if ki_#{n} < #{D4}u && kt_#{n} < at.end {
-                k_#{n} = load_k(at, key_token(at, kt_#{n}), ki_#{n});
-            }
+            var k_#{n} = load_k(at, key_token(at, t0 + ke_#{n} / #{CH}u), min(ki_#{n}, #{D4 - 1}u));
+#if D4 % CH
+            // A width beyond the end adds nothing.
+            k_#{n} = select(vec4(0.0), k_#{n}, ki_#{n} < #{D4}u);
+#endif
 #endfor
             workgroupBarrier();
 #for n in 0..QN
@@ -81,20 +92,22 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-#for i in 0..CH
+            for (var i = 0u; i < #{CH}u * one; i += #{CU}u) {
+#for u in 0..CU
 #for r in 0..ROWS
-            let a_#{i}_#{r} = sh[rg * #{ST}u + #{r * RG * ST + i}u];
+                let a_#{u}_#{r} = sh[rg * #{ST}u + i + #{r * RG * ST + u}u];
 #endfor
 #for c in 0..KEYS
-            let b_#{i}_#{c} = sh[cg * #{ST}u + #{(BQ + c * CG) * ST + i}u];
+                let b_#{u}_#{c} = sh[cg * #{ST}u + i + #{(BQ + c * CG) * ST + u}u];
 #for r in 0..ROWS
-            s_#{r}_#{c} = fma(a_#{i}_#{r}.x, b_#{i}_#{c}.x, s_#{r}_#{c});
-            s_#{r}_#{c} = fma(a_#{i}_#{r}.y, b_#{i}_#{c}.y, s_#{r}_#{c});
-            s_#{r}_#{c} = fma(a_#{i}_#{r}.z, b_#{i}_#{c}.z, s_#{r}_#{c});
-            s_#{r}_#{c} = fma(a_#{i}_#{r}.w, b_#{i}_#{c}.w, s_#{r}_#{c});
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.x, b_#{u}_#{c}.x, s_#{r}_#{c});
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.y, b_#{u}_#{c}.y, s_#{r}_#{c});
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.z, b_#{u}_#{c}.z, s_#{r}_#{c});
+                s_#{r}_#{c} = fma(a_#{u}_#{r}.w, b_#{u}_#{c}.w, s_#{r}_#{c});
 #endfor
 #endfor
 #endfor
+            }
         }
 
         // The maximum of each query over its CG threads.
@@ -106,11 +119,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         top[#{r}] = max(top[#{r}], s_#{r}_#{c});
 #endfor
 #endfor
+        // After the scores, and apart from them and from the weights.
         sh[#{RED}u + tid] = top;
         workgroupBarrier();
-#for c in 0..CG
-        top = max(top, sh[#{RED + c}u + rg * #{CG}u]);
-#endfor
+        for (var c = 0u; c < #{CG}u * one; c++) {
+            top = max(top, sh[#{RED}u + rg * #{CG}u + c]);
+        }
 
 #for r in 0..ROWS
         let new_#{r} = max(m_#{r}, top[#{r}]);
@@ -134,16 +148,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
 
         for (var v0 = 0u; v0 < #{BK}u; v0 += #{VK}u) {
-#define VN (VK * VST + THREADS - 1) / THREADS
 #for n in 0..VN
             let ve_#{n} = tid + #{n * THREADS}u;
-            let vi_#{n} = ve_#{n} % #{VST}u;
             let vj_#{n} = v0 + ve_#{n} / #{VST}u;
             let vt_#{n} = t0 + vj_#{n} % #{KEYS}u * #{CG}u + vj_#{n} / #{KEYS}u;
-            var v_#{n} = vec4(0.0);
-            if vi_#{n} < #{D4}u && vj_#{n} < #{BK}u && vt_#{n} < at.end {
-                v_#{n} = load_v(at, key_token(at, vt_#{n}), vi_#{n});
-            }
+            let v_#{n} = load_v(at, key_token(at, vt_#{n}), min(ve_#{n} % #{VST}u, #{D4 - 1}u));
 #endfor
             workgroupBarrier();
 #for n in 0..VN
@@ -156,19 +165,21 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-#for j in 0..VK / 4
+            for (var j = 0u; j < #{VK / 4}u * one; j += #{VU}u) {
+#for u in 0..VU
 #for r in 0..ROWS
-            let p_#{j}_#{r} = sh[(rg + #{r * RG}u) * #{PW}u + ((v0 / 4u + #{j}u) ^ turn)];
+                let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{PW}u + ((v0 / 4u + j + #{u}u) ^ turn)];
 #endfor
 #for n in 0..NV
 #for c in 0..4
-            let x_#{j}_#{n}_#{c} = sh[cg + #{VS + (j * 4 + c) * VST + n * CG}u];
+                let x_#{u}_#{n}_#{c} = sh[cg + j * #{4 * VST}u + #{VS + (u * 4 + c) * VST + n * CG}u];
 #for r in 0..ROWS
-            o_#{r}_#{n} = fma(vec4(p_#{j}_#{r}[#{c}]), x_#{j}_#{n}_#{c}, o_#{r}_#{n});
+                o_#{r}_#{n} = fma(vec4(p_#{u}_#{r}[#{c}]), x_#{u}_#{n}_#{c}, o_#{r}_#{n});
 #endfor
 #endfor
 #endfor
 #endfor
+            }
         }
         // The next tile's first barrier keeps its stores behind these reads.
     }
@@ -181,9 +192,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     sh[#{RED}u + tid] = sums;
     workgroupBarrier();
     sums = vec4(0.0);
-#for c in 0..CG
-    sums += sh[#{RED + c}u + rg * #{CG}u];
-#endfor
+    for (var c = 0u; c < #{CG}u * one; c++) {
+        sums += sh[#{RED}u + rg * #{CG}u + c];
+    }
 #for r in 0..ROWS
     let token_#{r} = query_token(at, block + rg + #{r * RG}u);
     if token_#{r} != NOWHERE {

@@ -24,3 +24,8 @@ pub mod weights;
 pub mod wgsl;
 
 pub use error::{Error, ErrorKind, Result};
+
+/// The README's example compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -10,7 +10,7 @@
 //!
 //! Expressions have `+ - * / %`, comparisons, `&& || !` and parentheses over `i64`.
 
-use crate::error::{Result, bail, ensure};
+use crate::error::{Result, bail};
 use std::collections::HashMap;
 
 /// The files that `#import` finds, by stem.

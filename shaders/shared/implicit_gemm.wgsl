@@ -10,6 +10,7 @@
 // SUBGROUP  one subgroup a workgroup, no memory shared: each lane loads ROWS pixels and COLS columns of its own, and
 //           gets the others' pixels by broadcast; SUBGROUP * ROWS pixels x COLS columns in registers a lane
 // neither   ROWS pixels x COLS columns an invocation
+// UNROLL: the tile's inner loop as text, as GPUs want it; a software driver would compile it for minutes.
 // VEC 4: j runs in vec4 (channels % 4 == 0); HALF: f16 weights; VEC_OUT: columns % 4 == 0.
 struct Params {
     base: vec4<u32>,
@@ -172,19 +173,29 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-#for k in 0..BK
+#if UNROLL
+#define STEP BK
+            let k = 0u;
+#else
+#define STEP 1
+            for (var k = 0u; k < #{BK}u; k++) {
+#endif
+#for u in 0..STEP
             {
 #for s in 0..TM / 4
-                let a#{s} = sh_x[#{k * BM / 4 + s * (BM / TM)}u + ty];
+                let a#{s} = sh_x[k * #{BM / 4}u + #{u * BM / 4 + s * (BM / TM)}u + ty];
 #endfor
 #for s in 0..TN / 4
-                let b#{s} = sh_w[#{k * BN / 4 + s * (BN / TN)}u + tx];
+                let b#{s} = sh_w[k * #{BN / 4}u + #{u * BN / 4 + s * (BN / TN)}u + tx];
 #for r in 0..TM
                 sum#{r}_#{s} += a#{r / 4}[#{r % 4}] * b#{s};
 #endfor
 #endfor
             }
 #endfor
+#if !UNROLL
+            }
+#endif
             workgroupBarrier();
         }
     }
@@ -254,14 +265,19 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
         }
     }
+    // A loop over memory, not text unrolled: the epilogue inlined 64 times took seconds to compile.
+    var sums: array<vec4<f32>, #{ROWS * LANES * COLS / 4}>;
 #for r in 0..ROWS * LANES
-    if first_pixel + #{r}u < p.pixels {
 #for c in 0..COLS / 4
-        if column + #{c * 4}u < p.columns {
-            store(first_pixel + #{r}u, column + #{c * 4}u, sum#{r}_#{c});
+    sums[#{r * COLS / 4 + c}] = sum#{r}_#{c};
+#endfor
+#endfor
+    for (var i = 0u; i < #{ROWS * LANES * COLS / 4}u; i++) {
+        let m = first_pixel + i / #{COLS / 4}u;
+        let c = column + i % #{COLS / 4}u * 4u;
+        if m < p.pixels && c < p.columns {
+            store(m, c, sums[i]);
         }
-#endfor
     }
-#endfor
 }
 #endif

@@ -86,7 +86,7 @@ pub fn overlay(picture: &mut Picture, masks: &[&Mask]) -> Result<()> {
         for (pixel, top) in row.chunks_exact_mut(3).zip(&top[y * w..]) {
             if *top > 0 {
                 let color = colors[*top as usize / 2 - 1];
-                if top % 2 == 0 { mix(pixel, color, 0.5) } else { mix(pixel, color.map(lighter), 0.95) }
+                if top % 2 == 0 { mix(pixel, color, 128) } else { mix(pixel, color.map(lighter), 243) }
             }
         }
     });
@@ -181,15 +181,16 @@ fn shade(picture: &mut Picture, center: [f32; 2], reach: [f32; 2], color: [u8; 3
         for x in range(0, w) {
             let cover = (0.5 - distance(x as f32 + 0.5, y as f32 + 0.5)).clamp(0.0, 1.0);
             if cover > 0.0 {
-                mix(&mut picture.rgb_mut()[(y * w + x) * 3..][..3], color, cover);
+                mix(&mut picture.rgb_mut()[(y * w + x) * 3..][..3], color, (cover * 256.0) as u32);
             }
         }
     }
 }
 
-fn mix(pixel: &mut [u8], color: [u8; 3], share: f32) {
+/// `share` is the colour's, of 256.
+fn mix(pixel: &mut [u8], color: [u8; 3], share: u32) {
     for (to, c) in pixel.iter_mut().zip(color) {
-        *to = (f32::from(*to) * (1.0 - share) + f32::from(c) * share).round() as u8;
+        *to = ((u32::from(*to) * (256 - share) + u32::from(c) * share + 128) >> 8) as u8;
     }
 }
 
@@ -203,39 +204,51 @@ fn line_width(w: usize, h: usize) -> usize {
 
 /// The mask without a rim of `width` pixels. Beyond the picture's border counts as inside: no line is drawn there.
 fn inner(mask: &Mask, width: usize) -> Mask {
-    let mut now = mask.clone();
-    let [_, y0, _, y1] = mask.bbox();
-    let (top, bottom) = (y0 as usize, y1 as usize);
+    let [x0, y0, x1, y1] = mask.bbox().map(|v| v as usize);
+    // The words and rows that the mask lies in: around them are zeros, or the border of the picture.
+    let (first, last) = (x0 / 64, x1 / 64);
+    let (n, rows) = (last - first + 1, y1 - y0 + 1);
+    let beyond_left = u64::from(first == 0);
+    let beyond_right = if last == (mask.width() - 1) / 64 { 1 << ((mask.width() - 1) % 64) } else { 0 };
+    let mut now: Vec<u64> = (y0..=y1).flat_map(|y| &mask.row(y)[first..=last]).copied().collect();
+    let (mut narrow, mut before) = (now.clone(), now.clone());
     for step in 0..width {
-        let before = now.clone();
-        let narrow = |y: usize| narrowed(before.row(y), mask.width());
-        for y in top..=bottom {
-            let (up, down) = (y.saturating_sub(1), (y + 1).min(mask.height() - 1));
-            let own = narrow(y);
-            // Crosses and squares in turn make the rim about as wide along diagonals.
-            let rows = if step % 2 == 0 {
-                [before.row(up).to_vec(), before.row(down).to_vec()]
-            } else {
-                [narrow(up), narrow(down)]
-            };
-            for (i, word) in now.row_mut(y).iter_mut().enumerate() {
-                *word = own[i] & rows[0][i] & rows[1][i];
+        // Pixels whose neighbours to the left and right are set too.
+        for (narrow, row) in narrow.chunks_exact_mut(n).zip(now.chunks_exact(n)) {
+            for i in 0..n {
+                let left = row[i] << 1 | if i > 0 { row[i - 1] >> 63 } else { beyond_left };
+                let right = row[i] >> 1 | if i + 1 < n { row[i + 1] << 63 } else { beyond_right };
+                narrow[i] = row[i] & left & right;
+            }
+        }
+        before.copy_from_slice(&now);
+        // Crosses and squares in turn make the rim about as wide along diagonals.
+        let near = if step % 2 == 0 { &before } else { &narrow };
+        for y in 0..rows {
+            for i in 0..n {
+                let up = if y > 0 {
+                    near[(y - 1) * n + i]
+                } else if y0 == 0 {
+                    !0
+                } else {
+                    0
+                };
+                let down = if y + 1 < rows {
+                    near[(y + 1) * n + i]
+                } else if y1 + 1 == mask.height() {
+                    !0
+                } else {
+                    0
+                };
+                now[y * n + i] = narrow[y * n + i] & up & down;
             }
         }
     }
-    now
-}
-
-/// The pixels whose neighbours to the left and right are set too.
-fn narrowed(row: &[u64], width: usize) -> Vec<u64> {
-    let last = row.len() - 1;
-    (0..row.len())
-        .map(|i| {
-            let left = row[i] << 1 | if i > 0 { row[i - 1] >> 63 } else { 1 };
-            let right = row[i] >> 1 | if i < last { row[i + 1] << 63 } else { 1 << ((width - 1) % 64) };
-            row[i] & left & right
-        })
-        .collect()
+    let mut out = mask.clone();
+    for (y, row) in (y0..=y1).zip(now.chunks_exact(n)) {
+        out.row_mut(y)[first..=last].copy_from_slice(row);
+    }
+    out
 }
 
 #[cfg(test)]

@@ -69,8 +69,9 @@ pub fn antialias_plane(src: &[f32], (h, w): (usize, usize), out_h: usize, out_w:
 /// `Argument` if a side is 0.
 pub fn antialias_mask(mask: &Mask, out_h: usize, out_w: usize) -> Result<Vec<f32>> {
     let read = |y: usize, row: &mut [[f32; 1]]| {
-        for (x, to) in row.iter_mut().enumerate() {
-            *to = [f32::from(mask.get(x, y))];
+        row.fill([0.0]);
+        for (start, end) in mask.runs(y) {
+            row[start..end].fill([1.0]);
         }
     };
     antialias::<1, 1>((mask.height(), mask.width()), (out_h, out_w), read, |_| {})

@@ -77,23 +77,53 @@ struct Params {
     v: [u32; 4],
     batch: u32,
     heads: u32,
+    width: u32,
+    scale: f32,
     queries: u32,
     keys: u32,
     tokens: u32,
-    scale: f32,
     splits: u32,
     split_keys: u32,
-    grid: [u32; 2],
-    windows: [u32; 2],
+    key_side: u32,
+    query_side: u32,
+    across: u32,
+    windows: u32,
+    key_inverse: f32,
+    query_inverse: f32,
+    one: u32,
+    key_grid: [u32; 2],
+    query_grid: [u32; 2],
 }
 
+/// A tile of `RG * ROWS` queries for heads of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
 macro_rules! tile {
-    ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal) => {
+    ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal, $from:literal to $to:literal, $small:literal) => {
         Variant {
             name: $name,
             class: Class::Gpu,
-            defines: &[("TILE", 1), ("RG", $rg), ("CG", $cg), ("ROWS", $rows), ("KEYS", $keys)],
+            defines: &[
+                ("TILE", 1),
+                ("RG", $rg),
+                ("CG", $cg),
+                ("ROWS", $rows),
+                ("KEYS", $keys),
+                ("FROM", $from),
+                ("TO", $to),
+                ("SMALL", $small),
+            ],
             subgroup: None,
+        }
+    };
+}
+
+/// `BLOCKS` queries an invocation.
+macro_rules! lane {
+    ($name:literal, $subgroup:expr, $size:literal = $lanes:literal, $blocks:literal x $keys:literal, $small:literal) => {
+        Variant {
+            name: $name,
+            class: Class::Software,
+            defines: &[("LANE", 1), ($size, $lanes), ("BLOCKS", $blocks), ("KEYS", $keys), ("SMALL", $small)],
+            subgroup: $subgroup,
         }
     };
 }
@@ -104,28 +134,14 @@ pub const KERNEL: Kernel = Kernel {
     source: concat!(wgsl!("attention"), wgsl!("attention_tile"), wgsl!("attention_lane")),
     params: size_of::<Params>(),
     variants: &[
-        tile!("tile64", 16 x 8, 4 x 4),
-        tile!("tile32", 16 x 8, 2 x 4),
-        tile!("tile16", 8 x 8, 2 x 2),
-        tile!("wide16", 8 x 16, 2 x 2),
-        Variant {
-            name: "subgroup8x2",
-            class: Class::Software,
-            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 2)],
-            subgroup: Some(8),
-        },
-        Variant {
-            name: "subgroup8",
-            class: Class::Software,
-            defines: &[("LANE", 1), ("LANES", 8), ("BLOCKS", 1)],
-            subgroup: Some(8),
-        },
-        Variant {
-            name: "lane",
-            class: Class::Software,
-            defines: &[("LANE", 1), ("GROUP", 16), ("STEP", 4), ("BLOCKS", 1)],
-            subgroup: None,
-        },
+        // Sixteen vec4s of results a thread at most: beside scores and operands, what 128 registers hold.
+        tile!("tile64", 16 x 8, 4 x 4, 1 to 32, 0),
+        tile!("tile32", 16 x 8, 2 x 4, 1 to 64, 0),
+        tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
+        tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
+        lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0),
+        lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1),
+        lane!("lane", None, "GROUP" = 16, 2 x 8, 1),
     ],
 };
 
@@ -146,11 +162,12 @@ impl Tiling {
     /// `None` if the variant cannot hold heads of this width.
     fn new(variant: &Variant, width: usize, target: &Target) -> Option<Self> {
         let get = |name| variant.get(name) as usize;
-        let d4 = ("D4", width as i64);
         if variant.defines[0].0 == "LANE" {
-            let lanes = variant.subgroup.map_or_else(|| get("GROUP"), |n| n as usize);
-            let step = variant.subgroup.map_or_else(|| get("STEP"), |n| n as usize);
-            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: vec![d4] });
+            let (lanes, step) = match variant.subgroup {
+                Some(n) => (n as usize, n as usize * get("KEYS")),
+                None => (get("GROUP"), get("KEYS")),
+            };
+            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: Vec::new() });
         }
         let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
         let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
@@ -162,13 +179,16 @@ impl Tiling {
         // Values by the largest power of two of keys that fits beside the weights.
         let fitting = (SHARED - weights) / (columns * cg);
         let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
+        // The maxima lie at the end: beyond the scores and the weights, though not the values.
         let shared = (scores + threads).max(weights + values * columns * cg);
-        // 16 vec4s of results a thread: beside scores and operands, what 128 registers hold.
-        let fits = rows * columns <= 16
+        let fits = (get("FROM")..=get("TO")).contains(&width)
             && shared <= SHARED
             && shared * 16 <= target.limits.workgroup_memory as usize
             && threads <= target.limits.invocations as usize;
-        let defines = vec![d4, ("CH", chunk as i64), ("VK", values as i64), ("SHARED", shared as i64)];
+        // Software adapters run tiles in tests only, and would take seconds to compile what is unrolled.
+        let unroll = target.class == Class::Gpu;
+        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared), ("UNROLL", unroll.into())];
+        let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
         fits.then_some(Self { queries, keys, defines })
     }
 }
@@ -184,7 +204,6 @@ impl Tiling {
 pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     check(g, &a)?;
     let (width, target) = (a.head_dim / 4, g.target().clone());
-    let window = a.windows.map_or(0, |w| w.size);
     // Queries and keys that meet: of a window, or of a batch element.
     let (queries, keys, windows) = match a.windows {
         Some(w) => ((w.size / w.pool).pow(2), w.size.pow(2), w.grid.map(|n| n.div_ceil(w.size))),
@@ -192,35 +211,47 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     };
 
     let forced = target.forced.iter().any(|(kernel, _)| kernel == KERNEL.name);
-    let variant = KERNEL
-        .choose(&target, |v| Tiling::new(v, width, &target).is_some_and(|t| forced || suits(v, &t, width, queries)))?;
+    let variant = KERNEL.choose(&target, |v| {
+        // By rule at least half full; whoever asks for a variant may have a quarter.
+        let least = |t: &Tiling| t.queries / if forced { 4 } else { 2 };
+        Tiling::new(v, width, &target).is_some_and(|t| queries > least(&t) || v.get("SMALL") == 1)
+    })?;
     let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
 
     let blocks = queries.div_ceil(tiling.queries);
     let groups = blocks * a.heads * a.batch * windows[0] * windows[1];
-    let split_keys = if window > 0 { keys } else { split(keys, groups, tiling.keys, target.class) };
+    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, tiling.keys, target.class) };
     let splits = keys.div_ceil(split_keys);
     let padded = a.windows.filter(|w| w.grid.iter().any(|n| n % w.size != 0));
 
     let quarter = |o: &Operand| [o.offset, o.batch, o.row, o.head].map(|n| (n / 4) as u32);
-    let flip = |[y, x]: [usize; 2]| [x as u32, y as u32];
+    let (side, pool) = a.windows.map_or((1, 1), |w| (w.size, w.pool));
+    let [height, width_of_grid] = a.windows.map_or([0, 0], |w| w.grid).map(|n| n as u32);
     let params = Params {
         q: quarter(&a.q),
         k: quarter(&a.k),
         v: quarter(&a.v),
         batch: a.batch as u32,
         heads: a.heads as u32,
+        width: width as u32,
+        scale: a.scale * std::f32::consts::LOG2_E,
         queries: queries as u32,
         keys: keys as u32,
         tokens: a.queries as u32,
-        scale: a.scale * std::f32::consts::LOG2_E,
         splits: splits as u32,
         split_keys: split_keys as u32,
-        grid: flip(a.windows.map_or([0, 0], |w| w.grid)),
-        windows: flip(windows),
+        key_side: side as u32,
+        query_side: (side / pool) as u32,
+        across: windows[1] as u32,
+        windows: (windows[0] * windows[1]) as u32,
+        key_inverse: 1.0 / side as f32,
+        query_inverse: 1.0 / (side / pool) as f32,
+        one: 1,
+        key_grid: [width_of_grid, height],
+        query_grid: [width_of_grid, height].map(|n| n / pool as u32),
     };
     let mut defines = tiling.defines;
-    defines.extend([("WINDOW", window as i64), ("POOL", a.windows.map_or(1, |w| w.pool) as i64)]);
+    defines.push(("WINDOW", a.windows.is_some().into()));
     defines.extend([("PAD", padded.is_some().into()), ("SPLIT", (splits > 1).into())]);
     let rows = a.batch * a.queries * a.heads;
     let y = match splits {
@@ -246,16 +277,6 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
             let merged = attention_merge(g, y)?;
             g.reshape(merged, [a.batch, a.queries, a.heads * a.head_dim])
         }
-    }
-}
-
-/// Whether a variant is a good choice, not only a possible one: no tile, nor subgroup block, that is mostly empty.
-fn suits(variant: &Variant, tiling: &Tiling, width: usize, queries: usize) -> bool {
-    match variant.name {
-        "tile64" | "tile32" | "subgroup8x2" => {
-            queries * 2 > tiling.queries && (width <= 64 || variant.class == Class::Gpu)
-        }
-        _ => true,
     }
 }
 
@@ -293,7 +314,8 @@ fn check(g: &Graph, a: &Attention) -> Result<()> {
         );
     }
     let Some(w) = &a.windows else { return Ok(()) };
-    let fits = w.size > 0
+    // 1024: what the shader's division by a side is exact for.
+    let fits = (1..=1024).contains(&w.size)
         && (w.pool == 1 || w.pool == 2)
         && w.grid.iter().chain([&w.size]).all(|n| n % w.pool == 0)
         && w.grid[0] * w.grid[1] == a.keys

@@ -129,9 +129,7 @@ pub(super) fn implicit_gemm(
     ensure!(g.shape(o.bias).count() == cout, Shape, "{name}: bias {} for {cout} channels", g.shape(o.bias));
     let half = g.dtype(o.weight) == DType::F16;
     ensure!(half || g.dtype(o.weight) == DType::F32, Shape, "{name}: weight stored as {:?}", g.dtype(o.weight));
-    for v in [Some(o.x), Some(o.bias), o.extra].into_iter().flatten() {
-        ensure!(g.dtype(v) == DType::F32, Shape, "{name}: an operand stored as {:?}", g.dtype(v));
-    }
+    expect_f32(g, name, &[o.x, o.bias, o.extra.unwrap_or(o.x)])?;
     if let Some(extra) = o.extra {
         let s = g.shape(extra);
         ensure!(s.len() == 4 && s[1..] == y[1..] && [1, y[0]].contains(&s[0]), Shape, "{name}: {s} added to {y:?}");
@@ -152,6 +150,7 @@ pub(super) fn implicit_gemm(
         kernel,
         variant,
         defines: vec![
+            ("UNROLL", i64::from(g.target().class == Class::Gpu)),
             ("VEC", vec),
             ("VEC_OUT", cout.is_multiple_of(4).into()),
             ("HALF", half.into()),

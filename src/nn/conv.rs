@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     gpu::Tensor,
     graph::{Graph, Value},
-    kernels::{conv_transpose2d, conv2d, matmul::Activation},
+    kernels::{activation::Activation, conv_transpose2d, conv2d},
     weights::Weights,
 };
 

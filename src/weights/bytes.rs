@@ -13,6 +13,7 @@ pub struct Bytes {
 enum Owner {
     Static(&'static [u8]),
     Shared(Arc<[u8]>),
+    Vector(Arc<Vec<u8>>),
     #[cfg(not(target_arch = "wasm32"))]
     Mapped(Arc<memmap2::Mmap>),
 }
@@ -63,6 +64,7 @@ impl Deref for Bytes {
         let whole: &[u8] = match &self.owner {
             Owner::Static(bytes) => bytes,
             Owner::Shared(bytes) => bytes,
+            Owner::Vector(bytes) => bytes,
             #[cfg(not(target_arch = "wasm32"))]
             Owner::Mapped(map) => map,
         };
@@ -91,7 +93,9 @@ impl From<Arc<[u8]>> for Bytes {
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::from(Arc::<[u8]>::from(bytes))
+        // Not `Arc<[u8]>`, which would copy them.
+        let range = 0..bytes.len();
+        Self { owner: Owner::Vector(Arc::new(bytes)), range }
     }
 }
 

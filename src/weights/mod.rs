@@ -254,6 +254,10 @@ impl fmt::Debug for Weights {
 /// Reads a file by what it is, and says what it is where that is nothing we read.
 fn read_any(file: &Bytes) -> Result<(Format, Tensors)> {
     ensure!(!file.is_empty(), Weights, "the file is empty");
+    // Before all else: a safetensors file begins with a length, whose bytes can spell the magic of any other format.
+    if file.get(4..9) == Some(b"\0\0\0\0{") {
+        return Ok((Format::SafeTensors, safetensors::read(file)?));
+    }
     if file.starts_with(b"PK") {
         return Ok((Format::Torch, torch::read(file)?));
     }

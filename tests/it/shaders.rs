@@ -99,3 +99,22 @@ fn convention(name: &str, module: &naga::Module, params: usize) {
     }
     assert!(writing, "{name} writes nothing");
 }
+
+/// Chrome's compiler, where it is installed: naga is more lenient in places (uniformity, for one).
+#[test]
+fn texts_validate_with_tint_where_it_is_installed() {
+    use std::process::Command;
+    if Command::new("tint").arg("--version").output().is_err() {
+        println!("tint is not installed: nothing checked");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (i, (name, (text, _))) in emitted().iter().enumerate() {
+        let path = folder.path().join(format!("{i}.wgsl"));
+        // A browser wants the extension named; naga rejects its name.
+        let enable = if text.contains("subgroup") { "enable subgroups;\n" } else { "" };
+        std::fs::write(&path, format!("{enable}{text}")).unwrap();
+        let out = Command::new("tint").arg(&path).arg("-o").arg(folder.path().join("out.wgsl")).output().unwrap();
+        assert!(out.status.success(), "{name}:\n{}", String::from_utf8_lossy(&out.stderr));
+    }
+}

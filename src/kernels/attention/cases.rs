@@ -174,30 +174,27 @@ fn fused(name: &str, batch: usize, heads: usize, head_dim: usize, grid: [usize; 
     .case(name, inputs, TOLERANCE)
 }
 
-/// Shapes that can fail.
+/// Shapes that can fail. Widths and windows repeat where they may: every pair is another shader to compile.
 pub fn cases() -> Vec<Case> {
     vec![
         plain("one key", [1, 1, 1, 1, 16], false, 1.0),
         plain("one query", [2, 2, 1, 65, 16], false, 1.0),
-        plain("three keys", [1, 2, 17, 3, 16], false, 1.0),
-        plain("odd", [2, 3, 65, 257, 16], false, 1.0),
+        plain("three keys", [1, 2, 15, 3, 40], false, 1.0),
+        plain("odd", [2, 1, 65, 257, 16], false, 1.0),
         plain("decoder self", [3, 8, 8, 8, 32], false, 1.0),
         plain("decoder tokens to image", [1, 8, 8, 1024, 16], false, 1.0),
         plain("decoder tokens to shared image", [3, 2, 7, 300, 16], true, 1.0),
         plain("decoder image to tokens", [2, 8, 129, 9, 16], false, 1.0),
         plain("memory", [1, 1, 33, 70, 256], false, 1.0),
-        plain("flux", [1, 2, 70, 77, 128], false, 1.0),
         plain("vae", [1, 1, 18, 35, 512], false, 1.0),
-        plain("width 8", [1, 2, 19, 40, 8], false, 1.0),
-        plain("width 64", [1, 2, 67, 65, 64], false, 1.0),
         // Scores to several hundred: a sum of exp without its maximum overflows.
         plain("outliers", [1, 2, 65, 97, 16], false, 80.0),
-        fused("global", 1, 2, 96, [9, 9], 0, 1),
+        fused("global", 1, 2, 128, [9, 9], 0, 1),
         fused("window 8", 1, 1, 96, [16, 16], 8, 1),
+        fused("window 8, pooled", 1, 2, 96, [16, 8], 8, 2),
         fused("window 4 of large", 2, 2, 72, [8, 12], 4, 1),
         fused("window 7, padded", 1, 2, 56, [10, 16], 7, 1),
-        fused("window 14, padded", 1, 1, 16, [16, 30], 14, 1),
-        fused("window 8, pooled", 1, 2, 56, [16, 8], 8, 2),
-        fused("window 14, pooled, padded", 2, 2, 16, [16, 30], 14, 2),
+        fused("window 14, padded", 1, 1, 56, [16, 30], 14, 1),
+        fused("window 14, pooled, padded", 2, 2, 56, [16, 30], 14, 2),
     ]
 }

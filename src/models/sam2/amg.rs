@@ -95,7 +95,9 @@ impl Settings {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// # Errors
+    /// `Argument` for settings that cannot be meant.
+    pub fn check(&self) -> Result<()> {
         ensure!((1..=256).contains(&self.points_per_side), Argument, "1 to 256 points a side");
         ensure!(self.points_per_batch > 0, Argument, "at least one point a batch");
         ensure!(self.crop_n_layers <= 4, Argument, "at most 4 layers of crops");

@@ -61,10 +61,26 @@ impl Prompt {
         self
     }
 
+    /// What no picture could satisfy.
+    ///
     /// # Errors
-    /// `Argument` for a coordinate that is no number or outside the picture, a reversed or empty box, and logits
-    /// of the wrong number.
-    pub(super) fn check(&self, width: usize, height: usize, low: usize) -> Result<()> {
+    /// `Argument` for a coordinate that is no number, and a reversed or empty box.
+    pub fn check_numbers(&self) -> Result<()> {
+        for p in &self.points {
+            ensure!(p.x.is_finite() && p.y.is_finite(), Argument, "the point {},{} is not two numbers", p.x, p.y);
+        }
+        if let Some([x0, y0, x1, y1]) = self.bounds {
+            let finite = [x0, y0, x1, y1].iter().all(|v| v.is_finite());
+            ensure!(finite, Argument, "the box {x0},{y0},{x1},{y1} is not four numbers");
+            ensure!(x0 < x1 && y0 < y1, Argument, "the box {x0},{y0},{x1},{y1} is empty or reversed: give X0,Y0,X1,Y1");
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Argument` as [`check_numbers`](Self::check_numbers), and for what lies outside a picture of `width` x `height`.
+    pub fn check_inside(&self, width: usize, height: usize) -> Result<()> {
+        self.check_numbers()?;
         let inside = |x: f32, y: f32| (0.0..=width as f32).contains(&x) && (0.0..=height as f32).contains(&y);
         for p in &self.points {
             ensure!(inside(p.x, p.y), Argument, "the point {},{} is outside the picture of {width}x{height}", p.x, p.y);
@@ -75,8 +91,14 @@ impl Prompt {
                 Argument,
                 "the box {x0},{y0},{x1},{y1} is not inside the picture of {width}x{height}"
             );
-            ensure!(x0 < x1 && y0 < y1, Argument, "the box {x0},{y0},{x1},{y1} is empty or reversed: give X0,Y0,X1,Y1");
         }
+        Ok(())
+    }
+
+    /// # Errors
+    /// `Argument` as [`check_inside`](Self::check_inside), and for logits of the wrong number or that are no numbers.
+    pub(super) fn check(&self, width: usize, height: usize, low: usize) -> Result<()> {
+        self.check_inside(width, height)?;
         if let Some(MaskPrompt::Logits(logits)) = &self.mask {
             ensure!(logits.len() == low * low, Argument, "a mask prompt has {low}x{low} logits, not {}", logits.len());
             ensure!(logits.iter().all(|l| l.is_finite()), Argument, "a mask prompt holds NaN or infinity");
