@@ -136,8 +136,10 @@ pub const KERNEL: Kernel = Kernel {
     variants: &[
         // Sixteen vec4s of results a thread at most: beside scores and operands, what 128 registers hold.
         tile!("tile64", 16 x 8, 4 x 4, 1 to 32, 0),
-        tile!("tile32", 16 x 8, 2 x 4, 1 to 64, 0),
+        tile!("tile32", 16 x 8, 2 x 4, 1 to 32, 0),
         tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
+        tile!("wide64", 16 x 16, 4 x 2, 33 to 64, 0),
+        tile!("wide32", 16 x 16, 2 x 2, 33 to 128, 0),
         tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
         lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0),
         lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1),
@@ -175,12 +177,14 @@ impl Tiling {
         let chunk = width.div_ceil(width.div_ceil(9));
         let columns = width.div_ceil(cg);
         let weights = queries * keys / 4;
-        let scores = ((queries + keys) * (chunk | 1)).max(weights);
+        let scores = (queries + keys) * (chunk | 1);
         // Values by the largest power of two of keys that fits beside the weights.
         let fitting = (SHARED - weights) / (columns * cg);
         let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
-        // The maxima lie at the end: beyond the scores and the weights, though not the values.
-        let shared = (scores + threads).max(weights + values * columns * cg);
+        // The maxima lie at the end: beyond the weights, and beyond the scores if there is room (no barrier, then).
+        let apart = scores.max(weights) + threads;
+        let together = scores.max(weights + threads);
+        let shared = if apart <= SHARED { apart } else { together }.max(weights + values * columns * cg);
         let fits = (get("FROM")..=get("TO")).contains(&width)
             && shared <= SHARED
             && shared * 16 <= target.limits.workgroup_memory as usize
@@ -282,8 +286,8 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
 
 /// Keys of a workgroup, so that `groups` workgroups become enough to fill the adapter: a multiple of `step`.
 fn split(keys: usize, groups: usize, step: usize, class: Class) -> usize {
-    // A mid-size GPU holds two such workgroups on each of 64 cores; a CPU has few cores, and a part costs little.
-    let (fill, least): (usize, usize) = if class == Class::Gpu { (128, 128) } else { (16, 64) };
+    // A mid-size GPU holds four such workgroups on each of 64 cores; a CPU has few cores, and a part costs little.
+    let (fill, least): (usize, usize) = if class == Class::Gpu { (256, 128) } else { (16, 64) };
     let splits = fill.div_ceil(groups).min(keys / least).max(1);
     keys.div_ceil(splits).next_multiple_of(step)
 }
