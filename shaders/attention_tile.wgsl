@@ -4,19 +4,19 @@
 // the vec4s n * CG + cg of the result. So the running maximum and sum of a query live in registers of its CG threads.
 // Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (weights and v in `sh`).
 // ST is odd and weights are stored at a column xor row: eight neighbouring threads read eight different banks of four.
-// A thread's weights are stored as neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
+// A vec4 of weights is one thread's: 4 keys of a query, or 2 of each of two (WGSL has no race-free store of a half). They
+// are neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
 // LEAN: where the results alone take 64 registers, addresses are computed again for every chunk, to stay within 128.
 // UNROLL: inner loops as text, as GPUs want them (naga's loops do not always unroll). Without, not even the driver can.
 #if TILE
 #define THREADS RG * CG
 #define BQ RG * ROWS
 #define BK CG * KEYS
-#define PW BK / 4
 #define ST CH / 2 * 2 + 1
 #define NV (D4 + CG - 1) / CG
 #define VST NV * CG
 #define RED SHARED - THREADS
-#define VS BQ * PW
+#define VS BQ * BK / 4
 #define QN (BQ * CH + THREADS - 1) / THREADS
 #define KN (BK * CH + THREADS - 1) / THREADS
 #define VN (VK * VST + THREADS - 1) / THREADS
@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #else
     let one = p.one;
 #endif
-    let turn = rg & #{PW - 1}u;
+    let turn = rg & #{CG - 1}u;
 #for n in 0..QN
     let qe_#{n} = tid + #{n * THREADS}u;
 #if !LEAN
@@ -158,11 +158,9 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         l_#{r} += w_#{r}_#{c};
 #endfor
 #if KEYS == 4
-        sh[(rg + #{r * RG}u) * #{PW}u + (cg ^ turn)] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
-#else
-#for c in 0..KEYS
-        sh[(rg + #{r * RG}u) * #{PW}u + ((cg * #{KEYS}u / 4u) ^ turn)][cg * #{KEYS}u % 4u + #{c}u] = w_#{r}_#{c};
-#endfor
+        sh[(rg + #{r * RG}u) * #{CG}u + (cg ^ turn)] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
+#elif r % 2
+        sh[(rg + #{r / 2 * RG}u) * #{CG}u + (cg ^ turn)] = vec4(w_#{r - 1}_0, w_#{r - 1}_1, w_#{r}_0, w_#{r}_1);
 #endif
 #endfor
 
@@ -191,9 +189,21 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             workgroupBarrier();
             for (var j = 0u; j < #{VK / 4}u * one; j += #{VU}u) {
 #for u in 0..VU
+#if KEYS == 4
 #for r in 0..ROWS
-                let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{PW}u + ((v0 / 4u + j + #{u}u) ^ turn)];
+                let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 4u + j + #{u}u) ^ turn)];
 #endfor
+#else
+#for h in 0..2
+#for r in 0..ROWS / 2
+                let e_#{u}_#{r}_#{h} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 2u + j * 2u + #{u * 2 + h}u) ^ turn)];
+#endfor
+#endfor
+#for r in 0..ROWS / 2
+                let p_#{u}_#{2 * r} = vec4(e_#{u}_#{r}_0.xy, e_#{u}_#{r}_1.xy);
+                let p_#{u}_#{2 * r + 1} = vec4(e_#{u}_#{r}_0.zw, e_#{u}_#{r}_1.zw);
+#endfor
+#endif
 #for n in 0..NV
 #for c in 0..4
                 let x_#{u}_#{n}_#{c} = sh[cg + j * #{4 * VST}u + #{VS + (u * 4 + c) * VST + n * CG}u];
