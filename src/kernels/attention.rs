@@ -196,7 +196,7 @@ fn check(g: &Graph, a: &Attention) -> Result<()> {
     let sizes = [a.batch, a.heads, a.head_dim, a.queries, a.keys];
     ensure!(sizes.iter().all(|n| *n > 0), Shape, "attention: an axis is empty: {a:?}");
     ensure!(
-        a.head_dim % 4 == 0 && a.head_dim <= 512,
+        a.head_dim.is_multiple_of(4) && a.head_dim <= 512,
         Shape,
         "attention: heads of {} elements, not a multiple of 4 up to 512",
         a.head_dim
