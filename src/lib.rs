@@ -12,11 +12,20 @@
 pub mod error;
 pub mod gpu;
 pub mod graph;
+pub mod image;
 pub mod kernel;
 pub mod kernels;
+pub mod models;
+pub mod nn;
 pub mod quant;
 pub mod selftest;
 pub mod shape;
+pub mod weights;
 pub mod wgsl;
 
 pub use error::{Error, ErrorKind, Result};
+
+/// The README's example compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -69,7 +69,7 @@ pub async fn run(
     expected: &[Vec<f32>],
 ) -> Result<(Report, Vec<Vec<u8>>)> {
     let name = || format!("{}/{variant} {}", kernel.name, case.name);
-    let mut bound = graph.plan()?.bind(gpu, &BindOptions { guard: true, budget: None }).context(name)?;
+    let mut bound = graph.plan()?.bind(gpu, &BindOptions { guard: true, ..BindOptions::default() }).context(name)?;
     let data: Vec<(Value, &[u8])> = inputs.iter().zip(&case.inputs).map(|(v, x)| (*v, x.bytes.as_slice())).collect();
     let raw = bound.run(&data, &outputs, Control::default()).await.context(name)?;
     let (mut nmse, mut max_abs) = (0f64, 0f64);

@@ -10,13 +10,18 @@
 //!
 //! Expressions have `+ - * / %`, comparisons, `&& || !` and parentheses over `i64`.
 
-use crate::error::{Result, bail, ensure};
+use crate::error::{Result, bail};
 use std::collections::HashMap;
 
 /// The files that `#import` finds, by stem.
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../shaders/shared/activation.wgsl")),
+    ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
+    ("matmul_lane", include_str!("../shaders/shared/matmul_lane.wgsl")),
+    ("matmul_rows", include_str!("../shaders/shared/matmul_rows.wgsl")),
+    ("matmul_tile", include_str!("../shaders/shared/matmul_tile.wgsl")),
     ("reduce", include_str!("../shaders/shared/reduce.wgsl")),
+    ("weights", include_str!("../shaders/shared/weights.wgsl")),
 ];
 
 /// Expands `source` with the host's `defines`. `name` is for messages.

@@ -18,6 +18,8 @@ pub struct Options {
     pub checks: Checks,
     /// Ask for WebGPU's default limits and no feature, whatever the adapter has: what a browser may give.
     pub default_limits: bool,
+    /// Bind no more than this many bytes at once, even if the device could: a test of how plans cut large tensors.
+    pub max_binding: Option<u64>,
     /// Forced variants, `(kernel, variant)`.
     pub variants: Vec<(String, String)>,
 }
@@ -34,6 +36,7 @@ impl Options {
             backend: None,
             checks: if on("IMPASTO_CHECKED") { Checks::Checked } else { Checks::Trusted },
             default_limits: on("IMPASTO_DEFAULT_LIMITS"),
+            max_binding: None,
             variants: variants
                 .split(',')
                 .filter_map(|p| p.split_once('='))
@@ -161,7 +164,7 @@ pub(super) fn request(adapter: &wgpu::Adapter, info: &AdapterInfo, options: &Opt
     let target = Target {
         class: if info.device_type == "cpu" { Class::Software } else { Class::Gpu },
         limits: Limits {
-            binding: limits.max_storage_buffer_binding_size,
+            binding: options.max_binding.unwrap_or(u64::MAX).min(limits.max_storage_buffer_binding_size),
             buffer: limits.max_buffer_size,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,

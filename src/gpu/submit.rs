@@ -94,7 +94,10 @@ impl Gpu {
     }
 
     /// Resolves when all that was submitted has run; browsers and native alike.
-    pub(crate) async fn done(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn done(&self) -> Result<()> {
         let signal = Signal::default();
         let set = signal.clone();
         self.inner.queue.on_submitted_work_done(move || set.set(()));

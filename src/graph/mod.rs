@@ -8,7 +8,7 @@ mod plan;
 mod run;
 
 pub use plan::Plan;
-pub use run::{Bound, Control, DispatchTime, Options as BindOptions};
+pub use run::{Bound, Control, DispatchTime, Options as BindOptions, SlotPool};
 
 use crate::{
     error::{Result, ensure},
@@ -158,14 +158,15 @@ impl Graph {
         name.clone_into(&mut info.name);
     }
 
-    /// Lets a value that a kernel will write live in `tensor`, so that it outlasts this plan.
+    /// Lets a value that a kernel writes (or a reshape of it) live in `tensor`, so that it outlasts this plan.
     ///
     /// # Errors
-    /// `Shape` if shape or storage differ, `Internal` if the value is not a plain temporary.
+    /// `Shape` if the number of elements or their type differ, `Internal` if the value is not a temporary.
     pub fn store(&mut self, v: Value, tensor: &Tensor) -> Result<()> {
-        let info = &mut self.values[v.0 as usize];
+        let (root, offset) = self.root(v);
+        let info = &mut self.values[root.0 as usize];
         ensure!(
-            info.shape.count() == tensor.shape().count() && info.dtype == tensor.dtype(),
+            info.shape.count() == tensor.shape().count() && offset == 0 && info.dtype == tensor.dtype(),
             Shape,
             "cannot store {} as {}",
             info.shape,

@@ -7,7 +7,10 @@ use crate::{
     kernel::Class,
 };
 use serde::Serialize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// How to bind.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +19,47 @@ pub struct Options {
     pub guard: bool,
     /// Refuse a plan whose slots and tensors take more than this.
     pub budget: Option<u64>,
+    /// Take slots from here, and put new ones here: plans that never play at the same time share their memory.
+    pub pool: Option<SlotPool>,
+}
+
+/// Slots shared by plans of one session. What a plan leaves in its slots is gone once another plan plays.
+#[derive(Debug, Clone, Default)]
+pub struct SlotPool(Arc<Mutex<Vec<Buffer>>>);
+
+impl SlotPool {
+    /// Bytes of all slots.
+    pub fn bytes(&self) -> u64 {
+        self.lock().iter().map(Buffer::bytes).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Buffer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One buffer for each of `sizes`: the smallest free one that is large enough, else a new one.
+    fn take(&self, gpu: &Gpu, sizes: &[u64]) -> Result<Vec<Buffer>> {
+        let mut pool = self.lock();
+        let mut used = vec![false; pool.len()];
+        let mut slots = vec![None; sizes.len()];
+        let mut order: Vec<usize> = (0..sizes.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(sizes[i]));
+        for i in order {
+            let fits = |&j: &usize| !used[j] && pool[j].bytes() >= sizes[i];
+            let found = (0..pool.len()).filter(fits).min_by_key(|&j| pool[j].bytes());
+            let j = match found {
+                Some(j) => j,
+                None => {
+                    pool.push(gpu.buffer("shared slot", sizes[i], Usage::Storage)?);
+                    used.push(false);
+                    pool.len() - 1
+                }
+            };
+            used[j] = true;
+            slots[i] = Some(pool[j].clone());
+        }
+        Ok(slots.into_iter().flatten().collect())
+    }
 }
 
 /// What a play reports to and listens to.
@@ -100,10 +144,8 @@ impl Plan {
             ensure!(total <= budget, OutOfMemory, "the plan needs {total} bytes on the GPU, the budget is {budget}");
         }
         let guard = if options.guard { GUARD } else { 0 };
-        let slot = |(i, &bytes): (usize, &u64)| {
-            gpu.buffer(&format!("slot {i}"), bytes.next_multiple_of(4) + 2 * guard, Usage::Storage)
-        };
-        let slots = self.slots.iter().enumerate().map(slot).collect::<Result<Vec<_>>>()?;
+        let sizes: Vec<u64> = self.slots.iter().map(|bytes| bytes.next_multiple_of(4) + 2 * guard).collect();
+        let slots = options.pool.clone().unwrap_or_default().take(gpu, &sizes)?;
         let mut bound = Bound {
             gpu: gpu.clone(),
             plan: self,
@@ -268,6 +310,33 @@ impl Bound {
     ) -> Result<Vec<Vec<f32>>> {
         let bytes = self.run(inputs, outputs, control).await?;
         Ok(bytes.iter().map(|b| bytemuck::pod_collect_to_vec(b)).collect())
+    }
+
+    /// Rows of a value along its first axis, as the last run left them: call it before another plan of the same
+    /// pool plays.
+    ///
+    /// # Errors
+    /// `Shape` for a row that does not exist; what the device reports.
+    pub async fn read_rows(&mut self, v: Value, rows: &[usize]) -> Result<Vec<Vec<u8>>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (shape, whole) = (self.plan.graph.shape(v), self.plan.graph.bytes(v));
+        let count = shape.first().copied().unwrap_or(1);
+        ensure!(rows.iter().all(|r| *r < count), Shape, "rows {rows:?} of {shape}");
+        let bytes = whole / count as u64;
+        ensure!(bytes.is_multiple_of(8), Shape, "rows of {bytes} bytes cannot be read one by one");
+        let total = bytes * rows.len() as u64;
+        Self::grow(&self.gpu, &mut self.download, total, Usage::Download)?;
+        let Some(staging) = &self.download else { return Ok(Vec::new()) };
+        let from = self.binding(v);
+        let mut submission = self.gpu.submission();
+        for (i, &row) in rows.iter().enumerate() {
+            submission.copy(from.buffer, from.offset + row as u64 * bytes, staging, i as u64 * bytes, bytes);
+        }
+        submission.submit();
+        let split = |all: &[u8]| all.chunks(bytes as usize).map(<[u8]>::to_vec).collect();
+        staging.map_read(&self.gpu, total, split).await
     }
 
     /// Records the launches; all but the last slice are submitted, the last is handed back for more to follow.

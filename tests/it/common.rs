@@ -4,7 +4,7 @@ use impasto::gpu::{Checks, Gpu, Options};
 use std::sync::OnceLock;
 
 /// The device of this run.
-pub fn gpu(checks: Checks) -> &'static Gpu {
+pub(crate) fn gpu(checks: Checks) -> &'static Gpu {
     static TRUSTED: OnceLock<Gpu> = OnceLock::new();
     static CHECKED: OnceLock<Gpu> = OnceLock::new();
     let cell = if checks == Checks::Checked { &CHECKED } else { &TRUSTED };
@@ -12,4 +12,9 @@ pub fn gpu(checks: Checks) -> &'static Gpu {
         let options = Options { checks, ..Options::from_env() };
         pollster::block_on(Gpu::open(&options)).expect("an adapter: see the README for a software one")
     })
+}
+
+/// A file of `tests/fixtures`.
+pub(crate) fn fixture(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }

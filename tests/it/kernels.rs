@@ -19,6 +19,7 @@ fn variants_equal_their_twins() {
                     pollster::block_on(selftest::run(gpu(checks), entry.kernel, &case, recording, &expected)).unwrap()
                 };
                 let variant = trusted.0;
+                let start = std::time::Instant::now();
                 let (report, bits) = on(Checks::Trusted, trusted);
                 let (second, checked_bits) = on(Checks::Checked, checked);
                 for r in [&report, &second] {
@@ -35,6 +36,8 @@ fn variants_equal_their_twins() {
                         entry.kernel.name, case.name
                     ));
                 }
+                // With --nocapture: what takes long to compile or to run.
+                println!("{}/{variant} {}: {:.1?}", entry.kernel.name, case.name, start.elapsed());
                 runs += 2;
             }
         }

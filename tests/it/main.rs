@@ -1,5 +1,12 @@
 //! One test binary. GPU tests run on whatever adapter there is; `IMPASTO_ADAPTER` and the ICD choose another.
 
+mod amg;
+mod cli;
 mod common;
 mod kernels;
+mod layering;
+mod limits;
+mod mini;
+mod resize;
+mod sam2;
 mod shaders;

@@ -1,0 +1,283 @@
+// Convolution as a matrix product without an im2col buffer: for every output pixel m and column c
+//     sum over ky and j of patch(m)[ky, j] * weight[c, ky, j],   j = (kx, channel) flattened,
+// handed four columns at a time to `store(m, c, sum)`, which the importing file defines.
+//
+// In NHWC the (kx, channel) elements of a patch row are consecutive in memory, as they are in the weight. So the loops
+// are ky outside and j inside, nothing is divided, and a tap is outside the image exactly if its row or its j is.
+//
+// Three ways, by define:
+// TILE      a workgroup stages BM pixels x BK and BN columns x BK in workgroup memory; TM x TN in registers a thread
+// SUBGROUP  one subgroup a workgroup, no memory shared: each lane loads ROWS pixels and COLS columns of its own, and
+//           gets the others' pixels by broadcast; SUBGROUP * ROWS pixels x COLS columns in registers a lane
+// neither   ROWS pixels x COLS columns an invocation
+// UNROLL: the tile's inner loop as text, as GPUs want it; a software driver would compile it for minutes.
+// VEC 4: j runs in vec4 (channels % 4 == 0); HALF: f16 weights; VEC_OUT: columns % 4 == 0.
+struct Params {
+    base: vec4<u32>,
+    pixels: u32,      // outputs: n * out_height * out_width
+    columns: u32,
+    out_height: u32,
+    out_width: u32,
+    height: u32,      // of the input
+    row: u32,         // elements of an input row: width * channels
+    channels: u32,
+    taps: u32,        // kernel rows
+    span: u32,        // elements of a kernel row: kernel width * channels
+    stride: u32,
+    padding: u32,
+    extra: u32,       // pixels of the residual or skip, which repeat over the output
+}
+@group(0) @binding(0) var<uniform> p: Params;
+#if VEC == 4
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
+#else
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+#endif
+#if HALF && VEC == 4
+@group(0) @binding(2) var<storage, read> weight: array<vec2<u32>>;
+#elif HALF
+@group(0) @binding(2) var<storage, read> weight: array<u32>;
+#elif VEC == 4
+@group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
+#else
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+#endif
+
+// The patch of a pixel: first element (may lie before the image), its offset in the row, its first row.
+struct Patch { start: i32, left: i32, top: i32 }
+
+fn patch_of(m: u32) -> Patch {
+    if m >= p.pixels {
+        return Patch(0, 0, 0x40000000);
+    }
+    let area = p.out_height * p.out_width;
+    let image = m / area;
+    let oy = (m % area) / p.out_width;
+    let top = i32(oy * p.stride) - i32(p.padding);
+    let left = (i32((m % p.out_width) * p.stride) - i32(p.padding)) * i32(p.channels);
+    return Patch((i32(image * p.height) + top) * i32(p.row) + left, left, top);
+}
+
+// Four elements of kernel row ky from j on; zero outside the image and beyond the row.
+fn patch4(q: Patch, ky: u32, j: u32) -> vec4<f32> {
+    let inside = u32(q.top + i32(ky)) < p.height;
+    let at = u32(q.start) + ky * p.row + j;
+    let column = u32(q.left) + j;
+#if VEC == 4
+    let ok = inside && j < p.span && column < p.row;
+    return select(vec4<f32>(), x[select(0u, at / 4u, ok)], ok);
+#else
+    var v = vec4<f32>();
+#for i in 0..4
+    let ok#{i} = inside && j + #{i}u < p.span && column + #{i}u < p.row;
+    v[#{i}] = select(0.0, x[select(0u, at + #{i}u, ok#{i})], ok#{i});
+#endfor
+    return v;
+#endif
+}
+
+// Four weights of column c; zero beyond the columns and beyond the row.
+fn weight4(c: u32, ky: u32, j: u32) -> vec4<f32> {
+    let at = (c * p.taps + ky) * p.span + j;
+#if VEC == 4
+    let ok = c < p.columns && j < p.span;
+    let w = weight[select(0u, at / 4u, ok)];
+#if HALF
+    return select(vec4<f32>(), vec4(unpack2x16float(w.x), unpack2x16float(w.y)), ok);
+#else
+    return select(vec4<f32>(), w, ok);
+#endif
+#else
+    var v = vec4<f32>();
+#for i in 0..4
+    let ok#{i} = c < p.columns && j + #{i}u < p.span;
+    let at#{i} = select(0u, at + #{i}u, ok#{i});
+#if HALF
+    v[#{i}] = select(0.0, unpack2x16float(weight[at#{i} / 2u])[at#{i} % 2u], ok#{i});
+#else
+    v[#{i}] = select(0.0, weight[at#{i}], ok#{i});
+#endif
+#endfor
+    return v;
+#endif
+}
+
+#if ACTIVATION == 1
+#import activation
+#endif
+fn activate(v: vec4<f32>) -> vec4<f32> {
+#if ACTIVATION == 1
+    return vec4(gelu(v.x), gelu(v.y), gelu(v.z), gelu(v.w));
+#elif ACTIVATION == 2
+    return max(v, vec4<f32>());
+#else
+    return v;
+#endif
+}
+
+#if TILE
+#define THREADS BM / TM * (BN / TN)
+#define QUADS_X BM / 4 * (BK / 4)
+#define QUADS_W BN / 4 * (BK / 4)
+#define ROUNDS (QUADS_X + QUADS_W + THREADS - 1) / THREADS
+// k-major: the four pixels (columns) of a vec4 are neighbours.
+var<workgroup> sh_x: array<vec4<f32>, #{BK * BM / 4}>;
+var<workgroup> sh_w: array<vec4<f32>, #{BK * BN / 4}>;
+
+@compute @workgroup_size(#{THREADS})
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let first_pixel = (wid.x + p.base.x) * #{BM}u;
+    let first_column = (wid.y + p.base.y) * #{BN}u;
+    let tx = lane % #{BN / TN}u;
+    let ty = lane / #{BN / TN}u;
+    // A thread stages the same 4 x 4 blocks at every step: four pixels or columns by four elements.
+#for i in 0..ROUNDS
+    let item#{i} = lane + #{i * THREADS}u;
+#if i * THREADS < QUADS_X
+    let pixel#{i} = item#{i} % #{BM / 4}u;
+#for r in 0..4
+    let q#{i}_#{r} = patch_of(first_pixel + pixel#{i} * 4u + #{r}u);
+#endfor
+#endif
+    let in_w#{i} = item#{i} - #{QUADS_X}u;
+#endfor
+#for r in 0..TM
+#for s in 0..TN / 4
+    var sum#{r}_#{s} = vec4<f32>();
+#endfor
+#endfor
+    for (var ky = 0u; ky < p.taps; ky++) {
+        for (var j = 0u; j < p.span; j += #{BK}u) {
+#for i in 0..ROUNDS
+#if i * THREADS < QUADS_X
+            if item#{i} < #{QUADS_X}u {
+                let k = item#{i} / #{BM / 4}u * 4u;
+                let b = transpose(mat4x4(patch4(q#{i}_0, ky, j + k), patch4(q#{i}_1, ky, j + k),
+                    patch4(q#{i}_2, ky, j + k), patch4(q#{i}_3, ky, j + k)));
+#for r in 0..4
+                sh_x[(k + #{r}u) * #{BM / 4}u + pixel#{i}] = b[#{r}];
+#endfor
+            }
+#endif
+#if (i + 1) * THREADS > QUADS_X
+            if item#{i} >= #{QUADS_X}u && in_w#{i} < #{QUADS_W}u {
+                let k = in_w#{i} / #{BN / 4}u * 4u;
+                let column = in_w#{i} % #{BN / 4}u;
+                let c = first_column + column * 4u;
+                let b = transpose(mat4x4(weight4(c, ky, j + k), weight4(c + 1u, ky, j + k),
+                    weight4(c + 2u, ky, j + k), weight4(c + 3u, ky, j + k)));
+#for r in 0..4
+                sh_w[(k + #{r}u) * #{BN / 4}u + column] = b[#{r}];
+#endfor
+            }
+#endif
+#endfor
+            workgroupBarrier();
+#if UNROLL
+#define STEP BK
+            let k = 0u;
+#else
+#define STEP 1
+            for (var k = 0u; k < #{BK}u; k++) {
+#endif
+#for u in 0..STEP
+            {
+#for s in 0..TM / 4
+                let a#{s} = sh_x[k * #{BM / 4}u + #{u * BM / 4 + s * (BM / TM)}u + ty];
+#endfor
+#for s in 0..TN / 4
+                let b#{s} = sh_w[k * #{BN / 4}u + #{u * BN / 4 + s * (BN / TN)}u + tx];
+#for r in 0..TM
+                sum#{r}_#{s} += a#{r / 4}[#{r % 4}] * b#{s};
+#endfor
+#endfor
+            }
+#endfor
+#if !UNROLL
+            }
+#endif
+            workgroupBarrier();
+        }
+    }
+#for r in 0..TM
+    let m#{r} = first_pixel + (#{r / 4 * (BM / TM)}u + ty) * 4u + #{r % 4}u;
+    if m#{r} < p.pixels {
+#for s in 0..TN / 4
+        let c#{s} = first_column + (#{s * (BN / TN)}u + tx) * 4u;
+        if c#{s} < p.columns {
+            store(m#{r}, c#{s}, sum#{r}_#{s});
+        }
+#endfor
+    }
+#endfor
+}
+#else
+#if SUBGROUP
+#define LANES SUBGROUP
+#define GROUP SUBGROUP
+#else
+#define LANES 1
+#define GROUP 64
+#endif
+
+@compute @workgroup_size(#{GROUP})
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+#if SUBGROUP
+    let first_pixel = (wid.x + p.base.x) * #{LANES * ROWS}u;
+    let mine = first_pixel + lane;
+    let column = ((wid.y + p.base.y) * #{LANES}u + lane) * #{COLS}u;
+#else
+    // Neighbouring invocations take neighbouring pixels of the same columns.
+    let first_pixel = ((wid.x + p.base.x) * #{GROUP}u + lane) * #{ROWS}u;
+    let mine = first_pixel;
+    let column = (wid.y + p.base.y) * #{COLS}u;
+#endif
+#for r in 0..ROWS
+    let q#{r} = patch_of(mine + #{r * LANES}u);
+#endfor
+#for r in 0..ROWS * LANES
+#for c in 0..COLS / 4
+    var sum#{r}_#{c} = vec4<f32>();
+#endfor
+#endfor
+    for (var ky = 0u; ky < p.taps; ky++) {
+        for (var j = 0u; j < p.span; j += 4u) {
+#for r in 0..ROWS
+            let x#{r} = patch4(q#{r}, ky, j);
+#endfor
+#for c in 0..COLS / 4
+            let w#{c} = transpose(mat4x4(weight4(column + #{c * 4}u, ky, j), weight4(column + #{c * 4 + 1}u, ky, j),
+                weight4(column + #{c * 4 + 2}u, ky, j), weight4(column + #{c * 4 + 3}u, ky, j)));
+#endfor
+#for r in 0..ROWS
+#for l in 0..LANES
+            {
+#if SUBGROUP
+                let v = subgroupBroadcast(x#{r}, #{l}u);
+#else
+                let v = x#{r};
+#endif
+#for c in 0..COLS / 4
+                sum#{r * LANES + l}_#{c} += v.x * w#{c}[0] + v.y * w#{c}[1] + v.z * w#{c}[2] + v.w * w#{c}[3];
+#endfor
+            }
+#endfor
+#endfor
+        }
+    }
+    // A loop over memory, not text unrolled: the epilogue inlined 64 times took seconds to compile.
+    var sums: array<vec4<f32>, #{ROWS * LANES * COLS / 4}>;
+#for r in 0..ROWS * LANES
+#for c in 0..COLS / 4
+    sums[#{r * COLS / 4 + c}] = sum#{r}_#{c};
+#endfor
+#endfor
+    for (var i = 0u; i < #{ROWS * LANES * COLS / 4}u; i++) {
+        let m = first_pixel + i / #{COLS / 4}u;
+        let c = column + i % #{COLS / 4}u * 4u;
+        if m < p.pixels && c < p.columns {
+            store(m, c, sums[i]);
+        }
+    }
+}
+#endif

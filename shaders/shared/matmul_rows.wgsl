@@ -1,0 +1,60 @@
+// Few rows: 64 threads are 64 / LANES teams; a team computes ROWS rows of COLS columns. Its lanes go along k in
+// vec4, so a weight is read once, coalesced, and never staged; at the end the lanes' sums are added in a fixed
+// order, one output a thread. ROWS * COLS <= LANES.
+#define TEAMS (64 / LANES)
+#define SUMS (ROWS * COLS)
+
+// One lane more than there are: the adding threads then hit distinct banks.
+var<workgroup> sums: array<f32, #{TEAMS * SUMS * (LANES + 1)}>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let tile = tile_of(wid.x + p.base.x) * vec2<u32>(#{ROWS}u, #{COLS * TEAMS}u);
+    let batch = wid.z + p.base.z;
+    let lane = thread % #{LANES}u;
+    let team = thread / #{LANES}u;
+
+#for r in 0..ROWS
+    let x_#{r} = p.x_offset + batch * p.x_batch + min(tile.x + #{r}u, p.m - 1u) * p.x_row;
+#endfor
+#for c in 0..COLS
+    let w_#{c} = p.w_offset + batch * p.w_batch + min(tile.y + team * #{COLS}u + #{c}u, p.n - 1u) * p.w_row;
+#for r in 0..ROWS
+    var acc_#{r}_#{c} = vec4<f32>();
+#endfor
+#endfor
+
+    for (var k = lane * 4u; k < p.k; k += #{LANES * 4}u) {
+#for c in 0..COLS
+        let b_#{c} = load_w(w_#{c}, k);
+#endfor
+#for r in 0..ROWS
+        let a_#{r} = load_x(x_#{r}, k);
+#for c in 0..COLS
+        acc_#{r}_#{c} = fma(a_#{r}, b_#{c}, acc_#{r}_#{c});
+#endfor
+#endfor
+    }
+
+    let first = team * #{SUMS * (LANES + 1)}u + lane;
+#for r in 0..ROWS
+#for c in 0..COLS
+    sums[first + #{(r * COLS + c) * (LANES + 1)}u] = (acc_#{r}_#{c}.x + acc_#{r}_#{c}.y) + (acc_#{r}_#{c}.z + acc_#{r}_#{c}.w);
+#endfor
+#endfor
+    workgroupBarrier();
+
+    if thread >= #{TEAMS * SUMS}u {
+        return;
+    }
+    let begin = thread * #{LANES + 1}u;
+    var sum = 0.0;
+    for (var i = 0u; i < #{LANES}u; i += 1u) {
+        sum += sums[begin + i];
+    }
+    let row = tile.x + thread % #{SUMS}u / #{COLS}u;
+    let col = tile.y + thread / #{SUMS}u * #{COLS}u + thread % #{COLS}u;
+    if row < p.m && col < p.n {
+        store1(batch, row, col, sum);
+    }
+}

@@ -1,0 +1,89 @@
+// A workgroup computes TILE x TILE outputs, a thread TM x TN of them, over k in steps of 16.
+//
+// TILE * 2 threads: each stages one 4 x 4 block a step, the first half of x, the second of w. The block is
+// transposed in registers and stored as four vec4, so that the inner loop reads vec4 along rows and columns.
+// (Storing single components of a vec4 would race: WGSL lets such a store write the whole vector.)
+// A step is 2 * 16 * TILE * 4 bytes: 16 KiB for TILE 128, which is all that WebGPU guarantees. Hence no padding:
+// vec4 column c of line k is kept at c ^ (k / 4 * 2). The four lanes that share rows then store to distinct
+// banks, and the reads, which are of one k at a time, stay a permutation of neighbours.
+#define GROUPS (TILE / 4)
+
+var<workgroup> staged: array<vec4<f32>, #{2 * 16 * TILE / 4}>;
+
+@compute @workgroup_size(#{TILE * 2})
+fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let tile = tile_of(wid.x + p.base.x) * #{TILE}u;
+    let batch = wid.z + p.base.z;
+
+    let of_w = lane >= #{TILE}u;
+    let block = (lane % #{TILE}u) >> 2u;
+    let quad = lane & 3u;
+    // Rows and columns beyond the edge repeat the last one; they are never stored.
+#for i in 0..4
+    var start_#{i} = p.x_offset + batch * p.x_batch + min(tile.x + block * 4u + #{i}u, p.m - 1u) * p.x_row;
+#endfor
+    if of_w {
+#for i in 0..4
+        start_#{i} = p.w_offset + batch * p.w_batch + min(tile.y + block * 4u + #{i}u, p.n - 1u) * p.w_row;
+#endfor
+    }
+    let slot = select(0u, #{16 * GROUPS}u, of_w) + quad * #{4 * GROUPS}u + (block ^ (quad * 2u));
+
+    let tx = lane % #{TILE / TN}u;
+    let ty = lane / #{TILE / TN}u;
+#for r in 0..TM
+#for c in 0..TN / 4
+    var acc_#{r}_#{c} = vec4<f32>();
+#endfor
+#endfor
+
+    for (var k = 0u; k < p.k; k += 16u) {
+#for i in 0..4
+        var v_#{i}: vec4<f32>;
+#endfor
+        if of_w {
+#for i in 0..4
+            v_#{i} = load_w(start_#{i}, k + quad * 4u);
+#endfor
+        } else {
+#for i in 0..4
+            v_#{i} = load_x(start_#{i}, k + quad * 4u);
+#endfor
+        }
+        workgroupBarrier();
+#for i in 0..4
+        staged[slot + #{i * GROUPS}u] = vec4<f32>(v_0[#{i}], v_1[#{i}], v_2[#{i}], v_3[#{i}]);
+#endfor
+        workgroupBarrier();
+        // Unrolled by four: enough to hide the loop, and short enough for the instruction cache.
+        for (var q = 0u; q < 4u; q += 1u) {
+            let a = (ty ^ (q * 2u)) + q * #{4 * GROUPS}u;
+            let b = (tx ^ (q * 2u)) + q * #{4 * GROUPS}u + #{16 * GROUPS}u;
+#for kk in 0..4
+#for r in 0..TM / 4
+            let a_#{kk}_#{r} = staged[a + #{kk * GROUPS + r * (TILE / TM)}u];
+#endfor
+#for c in 0..TN / 4
+            let b_#{kk}_#{c} = staged[b + #{kk * GROUPS + c * (TILE / TN)}u];
+#endfor
+#for r in 0..TM
+#for c in 0..TN / 4
+            acc_#{r}_#{c} = fma(vec4<f32>(a_#{kk}_#{r / 4}[#{r % 4}]), b_#{kk}_#{c}, acc_#{r}_#{c});
+#endfor
+#endfor
+#endfor
+        }
+    }
+
+#for r in 0..TM
+    let row_#{r} = tile.x + (ty + #{r / 4 * (TILE / TM)}u) * 4u + #{r % 4}u;
+    if row_#{r} < p.m {
+#for c in 0..TN / 4
+        let col_#{r}_#{c} = tile.y + (tx + #{c * (TILE / TN)}u) * 4u;
+        if col_#{r}_#{c} < p.n {
+            store4(batch, row_#{r}, col_#{r}_#{c}, acc_#{r}_#{c});
+        }
+#endfor
+    }
+#endfor
+}

@@ -1,0 +1,98 @@
+//! The command line: one file for each subcommand, and what they share.
+
+mod batch;
+mod doctor;
+mod failure;
+mod global;
+mod masks;
+mod models;
+mod noise;
+mod pattern;
+mod progress;
+mod prompts;
+mod segment;
+mod session;
+mod signal;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use failure::Outcome;
+use global::Global;
+use std::process::ExitCode;
+
+/// Segment Anything 2 on any GPU.
+///
+/// Finds the object that you click on, or every object of a picture. Runs on Vulkan, Metal and DX12, and on a software
+/// Vulkan driver where there is no GPU.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  impasto segment photo.jpg --point 320,200 -o mask.png     the object at this pixel
+  impasto masks photo.jpg --overlay over.png                every object
+  impasto doctor                                            does it work on this machine?
+
+`--model mini` needs no download: a small demo model that is part of the program.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Segment(Box<segment::Args>),
+    Masks(Box<masks::Args>),
+    Doctor(doctor::Args),
+    Models(models::Args),
+}
+
+/// Parses, runs, and says what went wrong. 0: done; 1: it failed or the input is bad; 2: misuse of the command line;
+/// 130: interrupted.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let name = match &cli.command {
+        Command::Segment(_) => "segment",
+        Command::Masks(_) => "masks",
+        Command::Doctor(_) => "doctor",
+        Command::Models(_) => "models",
+    };
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(|message| usage_error(name, message)),
+    }
+}
+
+fn run(cli: &Cli) -> Outcome {
+    cli.global.start_logging();
+    signal::install()?;
+    match &cli.command {
+        Command::Segment(args) => segment::run(args, &cli.global),
+        Command::Masks(args) => masks::run(args, &cli.global),
+        Command::Doctor(args) => doctor::run(args, &cli.global),
+        Command::Models(args) => models::run(args, &cli.global),
+    }
+}
+
+/// Told as the parser tells its own errors: with the usage of the subcommand.
+fn usage_error(subcommand: &str, message: &str) {
+    let mut command = Cli::command();
+    command.build();
+    let error = match command.find_subcommand_mut(subcommand) {
+        Some(sub) => sub.error(clap::error::ErrorKind::ValueValidation, message),
+        None => command.error(clap::error::ErrorKind::ValueValidation, message),
+    };
+    // If stderr is closed there is nobody to tell.
+    let _ = error.print();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

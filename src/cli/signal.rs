@@ -1,0 +1,56 @@
+//! Ctrl-C (and SIGTERM, SIGHUP): asks the work to stop, and stops it if it does not.
+
+use impasto::{ErrorKind, Result, error::IntoError, graph::Control, image::output};
+use std::{
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+/// Whether the user wants it to end. The GPU's work looks at it between submits.
+pub(super) static CANCEL: AtomicBool = AtomicBool::new(false);
+
+/// How long the work may take to unwind: with what is done at once it stays below a second.
+const GRACE: Duration = Duration::from_millis(600);
+
+pub(super) fn install() -> Result<()> {
+    let handler = || {
+        let again = CANCEL.swap(true, Ordering::SeqCst);
+        let wait = || {
+            std::thread::sleep(GRACE);
+            stop();
+        };
+        if again || std::thread::Builder::new().name("interrupt".into()).spawn(wait).is_err() {
+            stop();
+        }
+    };
+    ctrlc::set_handler(handler).error(ErrorKind::Internal, || "cannot listen for Ctrl-C")
+}
+
+/// # Errors
+/// `Cancelled` once Ctrl-C was pressed.
+pub(super) fn check() -> Result<()> {
+    Control { cancel: Some(&CANCEL), progress: None }.check()
+}
+
+/// Ends the process without unwinding: it is compiling a shader, waiting for a disk, or in a driver.
+fn stop() -> ! {
+    output::remove_temporaries();
+    let _ = writeln!(std::io::stderr().lock(), "error: interrupted");
+    exit(130)
+}
+
+/// `_exit`, not `exit`: a driver's own exit handlers may crash or wait while its threads are at work.
+#[cfg(unix)]
+fn exit(code: i32) -> ! {
+    unsafe extern "C" {
+        fn _exit(code: i32) -> !;
+    }
+    // SAFETY: POSIX; it may be called from any thread at any time.
+    unsafe { _exit(code) }
+}
+
+#[cfg(not(unix))]
+fn exit(code: i32) -> ! {
+    std::process::exit(code)
+}

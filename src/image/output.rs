@@ -1,0 +1,420 @@
+//! Writing files whole or not at all.
+//!
+//! A file is made under a temporary name in the folder where it belongs and renamed when it is complete, so that a
+//! reader never sees half of it, and a full disk or a Ctrl-C leaves what was there before.
+
+use super::{Mask, Picture};
+use crate::error::{Error, ErrorKind, IntoError, Result, bail, ensure};
+use ::image::{ExtendedColorType, ImageEncoder, codecs};
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+/// The picture formats that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Lossless, grey or colour, with or without alpha.
+    Png,
+    /// Lossy (quality 92), no alpha.
+    Jpeg,
+    /// Lossless WebP, colour with or without alpha, sides up to 16384.
+    WebP,
+}
+
+impl Format {
+    /// The format that the extension of `path` names: `png`, `jpg`, `jpeg` or `webp`, in any case.
+    ///
+    /// # Errors
+    /// `Argument` for any other, naming those that are known.
+    pub fn of(path: &Path) -> Result<Self> {
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        match extension.as_str() {
+            "png" => Ok(Self::Png),
+            "jpg" | "jpeg" => Ok(Self::Jpeg),
+            "webp" => Ok(Self::WebP),
+            "" => bail!(Argument, "{}: no extension: use .png, .jpg, .jpeg or .webp", path.display()),
+            _ => bail!(Argument, "{}: cannot write .{extension}: use .png, .jpg, .jpeg or .webp", path.display()),
+        }
+    }
+
+    /// As [`Format::of`], for pixels that have to come back as they were or that have alpha: no JPEG.
+    ///
+    /// # Errors
+    /// `Argument` also for JPEG.
+    pub fn exact_of(path: &Path) -> Result<Self> {
+        let format = Self::of(path)?;
+        ensure!(
+            format != Self::Jpeg,
+            Argument,
+            "{}: a JPEG keeps neither a mask exact nor alpha: use .png or .webp",
+            path.display()
+        );
+        Ok(format)
+    }
+}
+
+/// Finds out before the work whether `path` could be written: its folder is there and takes files, and it is no folder
+/// itself.
+///
+/// # Errors
+/// `Io`, with what is in the way.
+pub fn check(path: &Path) -> Result<()> {
+    match destination(path)? {
+        Destination::Device(path) => {
+            fs::OpenOptions::new().write(true).open(&path).error(ErrorKind::Io, || cannot(&path))?;
+        }
+        Destination::File(path) => drop(Temporary::beside(&path)?),
+    }
+    Ok(())
+}
+
+/// Writes `bytes` to `path`, whole or not at all. What exists there is replaced; a symbolic link is followed; devices
+/// and pipes (`/dev/stdout`) are written to directly.
+///
+/// # Errors
+/// `Io` with the path: the folder is missing or does not take files, the disk is full, `path` is a folder. Nothing of
+/// the file is then left.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |to| to.write_all(bytes))
+}
+
+/// As [`write()`], from a function that writes piece by piece.
+///
+/// # Errors
+/// As [`write()`]; `Io` also if the function fails.
+pub fn write_with(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    match destination(path)? {
+        Destination::Device(path) => {
+            let file = fs::OpenOptions::new().write(true).open(&path).error(ErrorKind::Io, || cannot(&path))?;
+            run(file, f).error(ErrorKind::Io, || cannot(&path))?;
+        }
+        Destination::File(path) => {
+            let temporary = Temporary::beside(&path)?;
+            run(temporary.file.as_file(), f).error(ErrorKind::Io, || cannot(&path))?;
+            temporary.rename_to(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn run(file: impl Write, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut buffered = io::BufWriter::new(file);
+    f(&mut buffered)?;
+    buffered.flush()
+}
+
+/// Writes a picture in the format that the extension names.
+///
+/// # Errors
+/// `Argument` for an unknown extension or a side that the format does not allow, else as [`write()`].
+pub fn save_picture(path: &Path, picture: &Picture) -> Result<()> {
+    let size = (picture.width(), picture.height());
+    write(path, &encode(Format::of(path)?, path, picture.rgb(), size, ExtendedColorType::Rgb8)?)
+}
+
+/// Writes RGBA bytes `(height, width, 4)`, alpha not premultiplied, as PNG or WebP.
+///
+/// # Errors
+/// As [`save_picture`]; `Argument` also for JPEG, `Shape` if the length is not `width * height * 4`.
+pub fn save_rgba(path: &Path, rgba: &[u8], width: usize, height: usize) -> Result<()> {
+    let fits = width.checked_mul(height).and_then(|n| n.checked_mul(4)) == Some(rgba.len());
+    ensure!(fits && !rgba.is_empty(), Shape, "{width}x{height} of RGBA is given as {} bytes", rgba.len());
+    write(path, &encode(Format::exact_of(path)?, path, rgba, (width, height), ExtendedColorType::Rgba8)?)
+}
+
+/// Writes a mask as 8-bit grey PNG or WebP: 255 where set, 0 elsewhere.
+///
+/// # Errors
+/// As [`save_picture`]; `Argument` also for JPEG.
+pub fn save_mask(path: &Path, mask: &Mask) -> Result<()> {
+    let size = (mask.width(), mask.height());
+    write(path, &encode(Format::exact_of(path)?, path, &mask.to_bytes(255), size, ExtendedColorType::L8)?)
+}
+
+/// Writes `value` as JSON text, with a newline at its end.
+///
+/// # Errors
+/// As [`write()`].
+pub fn save_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    write_with(path, |to| {
+        serde_json::to_writer(&mut *to, value)?;
+        to.write_all(b"\n")
+    })
+}
+
+fn encode(
+    format: Format,
+    path: &Path,
+    bytes: &[u8],
+    (w, h): (usize, usize),
+    color: ExtendedColorType,
+) -> Result<Vec<u8>> {
+    let most = match format {
+        Format::Png => i32::MAX as usize,
+        Format::Jpeg => 65535,
+        Format::WebP => 16384,
+    };
+    ensure!(
+        w <= most && h <= most,
+        Argument,
+        "{}: a {format:?} has at most {most} pixels a side, this has {w}x{h}: use .png",
+        path.display()
+    );
+    let mut out = Vec::new();
+    let (width, height) = (w as u32, h as u32);
+    match format {
+        Format::Png => codecs::png::PngEncoder::new(&mut out).write_image(bytes, width, height, color),
+        Format::Jpeg => {
+            codecs::jpeg::JpegEncoder::new_with_quality(&mut out, 92).write_image(bytes, width, height, color)
+        }
+        Format::WebP => codecs::webp::WebPEncoder::new_lossless(&mut out).write_image(bytes, width, height, color),
+    }
+    .error(ErrorKind::Internal, || format!("cannot encode {}", path.display()))?;
+    Ok(out)
+}
+
+enum Destination {
+    /// A file to replace or to make; symbolic links are resolved.
+    File(PathBuf),
+    /// Something that is written to and not replaced.
+    Device(PathBuf),
+}
+
+fn destination(path: &Path) -> Result<Destination> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => bail!(Io, "cannot write {}: it is a folder", path.display()),
+        Ok(meta) if meta.is_file() => {
+            ensure!(!meta.permissions().readonly(), Io, "cannot write {}: it is read-only", path.display());
+            Ok(Destination::File(fs::canonicalize(path).error(ErrorKind::Io, || cannot(path))?))
+        }
+        Ok(_) => Ok(Destination::Device(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            ensure!(path.file_name().is_some(), Io, "cannot write {}: it names no file", path.display());
+            let folder = folder_of(path);
+            ensure!(folder.is_dir(), Io, "cannot write {}: there is no folder {}", path.display(), folder.display());
+            Ok(Destination::File(path.to_owned()))
+        }
+        Err(e) => Err(e).error(ErrorKind::Io, || cannot(path)),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn cannot(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
+/// The temporary files that exist now.
+static TEMPORARIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes all temporary files of this process: for a handler that ends the process at once. Whoever unwinds, by an
+/// error or a panic, removes its own.
+pub fn remove_temporaries() {
+    for path in temporaries().drain(..) {
+        // There is nobody left to tell.
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn temporaries() -> std::sync::MutexGuard<'static, Vec<PathBuf>> {
+    TEMPORARIES.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A file that is removed when dropped, unless renamed.
+struct Temporary {
+    // Dropped in this order: the file goes before its name is forgotten.
+    file: tempfile::NamedTempFile,
+    _listed: Listed,
+}
+
+/// A path in [`TEMPORARIES`] as long as this lives.
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        temporaries().retain(|p| *p != self.0);
+    }
+}
+
+impl Temporary {
+    fn beside(path: &Path) -> Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".impasto-").suffix(".tmp");
+        // Temporary files are private by default. This one gets the rights of the file that it replaces, or those that
+        // the user's umask leaves.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::metadata(path).map_or(0o666, |m| m.permissions().mode() & 0o777);
+            builder.permissions(fs::Permissions::from_mode(mode));
+        }
+        let mut all = temporaries();
+        let file = builder.tempfile_in(folder_of(path)).error(ErrorKind::Io, || cannot(path))?;
+        let own = file.path().to_owned();
+        all.push(own.clone());
+        Ok(Self { file, _listed: Listed(own) })
+    }
+
+    fn rename_to(self, path: &Path) -> Result<()> {
+        // Some file systems tell only now that the disk was full.
+        self.file.as_file().sync_data().error(ErrorKind::Io, || cannot(path))?;
+        self.file.persist(path).map_err(|e| Error::with_source(ErrorKind::Io, cannot(path), e.error))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn pictures_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let picture = crate::image::testing::noise(40, 30);
+        for name in ["a.png", "b.WebP"] {
+            let path = dir.path().join(name);
+            save_picture(&path, &picture).unwrap();
+            assert_eq!(Picture::load(&path).unwrap(), picture);
+        }
+        let smooth: Vec<u8> = (0..40 * 30 * 3).map(|i| (i / 120 * 4 + i % 3) as u8).collect();
+        let smooth = Picture::new(40, 30, smooth).unwrap();
+        save_picture(&dir.path().join("c.jpeg"), &smooth).unwrap();
+        let back = Picture::load(dir.path().join("c.jpeg")).unwrap();
+        assert!(back.rgb().iter().zip(smooth.rgb()).all(|(a, b)| a.abs_diff(*b) < 12));
+
+        let mut mask = Mask::new(70, 3).unwrap();
+        mask.set(69, 1, true);
+        for name in ["m.png", "m.webp"] {
+            let path = dir.path().join(name);
+            save_mask(&path, &mask).unwrap();
+            let back = Picture::load(&path).unwrap();
+            let grey: Vec<u8> = back.rgb().chunks(3).map(|p| p[0]).collect();
+            assert_eq!(grey, mask.to_bytes(255));
+        }
+        save_rgba(&dir.path().join("r.png"), &[9, 8, 7, 0, 1, 2, 3, 255], 2, 1).unwrap();
+        assert_eq!(Picture::load(dir.path().join("r.png")).unwrap().rgb(), [9, 8, 7, 1, 2, 3]);
+        save_json(&dir.path().join("j.json"), &[1, 2]).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("j.json")).unwrap(), "[1,2]\n");
+        assert_eq!(names(dir.path()).len(), 7, "{:?}", names(dir.path()));
+    }
+
+    #[test]
+    fn formats_are_checked_by_name() {
+        for (name, ok, exact) in [
+            ("a.png", true, true),
+            ("a.JPG", true, false),
+            ("a.webp", true, true),
+            ("a.gif", false, false),
+            ("a", false, false),
+        ] {
+            assert_eq!(Format::of(Path::new(name)).is_ok(), ok);
+            assert_eq!(Format::exact_of(Path::new(name)).is_ok(), exact);
+        }
+        let e = Format::of(Path::new("x/a.gif")).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Argument);
+        assert_eq!(e.to_string(), "x/a.gif: cannot write .gif: use .png, .jpg, .jpeg or .webp");
+        let wide = Picture::new(70000, 1, vec![0; 210_000]).unwrap();
+        for name in ["a.jpg", "a.webp"] {
+            assert_eq!(save_picture(Path::new(name), &wide).unwrap_err().kind(), ErrorKind::Argument);
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out.json");
+        for before in [None, Some("old")] {
+            if let Some(text) = before {
+                fs::write(&path, text).unwrap();
+            }
+            let e = write_with(&path, |to| {
+                to.write_all(&[b'x'; 100_000])?;
+                assert!(names(dir.path()).iter().any(|n| n.starts_with(".impasto-")));
+                Err(io::ErrorKind::StorageFull.into())
+            });
+            let e = e.unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Io);
+            assert!(e.to_string().starts_with(&format!("cannot write {}: ", path.display())), "{e}");
+            assert_eq!(fs::read_to_string(&path).ok().as_deref(), before);
+            assert_eq!(names(dir.path()).len(), before.iter().len());
+        }
+    }
+
+    #[test]
+    fn places_that_cannot_be_written_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("no/such/out.png");
+        let blocked = dir.path().join("file");
+        fs::write(&blocked, "").unwrap();
+        for (path, what) in [
+            (missing.as_path(), "there is no folder"),
+            (dir.path(), "it is a folder"),
+            (Path::new("/"), "it is a folder"),
+            (Path::new(""), "it names no file"),
+            (&blocked.join("out.png"), "cannot write"),
+        ] {
+            for e in [check(path).unwrap_err(), write(path, b"x").unwrap_err()] {
+                assert_eq!(e.kind(), ErrorKind::Io);
+                assert!(e.to_string().contains(what), "{e}");
+            }
+        }
+        check(&dir.path().join("new.png")).unwrap();
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error_and_devices_stay() {
+        let e = write(Path::new("/dev/full"), &[0; 4096]).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Io);
+        assert!(e.to_string().starts_with("cannot write /dev/full: No space left"), "{e}");
+        write(Path::new("/dev/null"), b"x").unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_rights_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link, plain) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("plain"));
+        fs::write(&real, "old").unwrap();
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!((fs::read_to_string(&real).unwrap().as_str(), mode(&real)), ("new", 0o640));
+        // The rights of a file that any other program makes.
+        fs::write(&plain, "").unwrap();
+        let new = dir.path().join("new");
+        write(&new, b"").unwrap();
+        assert_eq!(mode(&new), mode(&plain));
+    }
+
+    #[test]
+    fn temporaries_are_listed_while_they_live() {
+        let dir = tempfile::tempdir().unwrap();
+        let listed = || temporaries().iter().filter(|p| p.starts_with(dir.path())).count();
+        let one = Temporary::beside(&dir.path().join("a")).unwrap();
+        let two = Temporary::beside(&dir.path().join("b")).unwrap();
+        assert_eq!(listed(), 2);
+        one.rename_to(&dir.path().join("a")).unwrap();
+        assert_eq!(listed(), 1);
+        drop(two);
+        assert_eq!(listed(), 0);
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+}

@@ -1,0 +1,198 @@
+//! The CPU twin and the cases.
+
+use super::*;
+
+/// One product with everything that can differ.
+#[derive(Clone, Copy)]
+struct Spec {
+    name: &'static str,
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    w: DType,
+    bias: bool,
+    activation: Activation,
+    /// Rows of the residual.
+    residual: Option<usize>,
+    layout: Layout,
+    outliers: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// No gaps.
+    Dense,
+    /// x and y have the matrices of the batch side by side, as heads are.
+    Heads,
+    /// Gaps between the rows and matrices of x, w, bias and residual, and offsets. y as `Heads`: NaN fills gaps.
+    Loose,
+    /// `Loose`, and one call for each matrix of the batch, all into one `out`, with one bias.
+    Calls,
+}
+
+const PLAIN: Spec = Spec {
+    name: "",
+    batch: 1,
+    m: 1,
+    n: 1,
+    k: 1,
+    w: DType::F32,
+    bias: false,
+    activation: Activation::None,
+    residual: None,
+    layout: Layout::Dense,
+    outliers: false,
+};
+
+impl Spec {
+    fn batched(&self) -> Batched {
+        let Spec { batch, m, n, k, layout, .. } = *self;
+        let dense = |rows: usize, cols: usize| Strides { offset: 0, batch: rows * cols, row: cols };
+        let side = |cols: usize| Strides { offset: 0, batch: cols, row: batch * cols };
+        let loose = |rows: usize, cols: usize| {
+            let row = cols + 12;
+            Strides { offset: 8, batch: rows * row + 4, row }
+        };
+        let gaps = layout == Layout::Loose || layout == Layout::Calls;
+        let x = match layout {
+            Layout::Dense => dense(m, k),
+            Layout::Heads => side(k),
+            _ => loose(m, k),
+        };
+        let y = if layout == Layout::Dense { dense(m, n) } else { side(n) };
+        let w = if gaps && self.w != DType::Q8 { loose(n, k) } else { dense(n, k) };
+        let shape = Shape::from([extent(y, [batch, m, n])]);
+        Batched { batch, m, n, k, x, w, bias_batch: if layout == Layout::Loose { n + 8 } else { 0 }, y, shape }
+    }
+
+    fn residual_at(&self) -> Strides {
+        match self.layout {
+            Layout::Dense | Layout::Heads => Strides { offset: 0, batch: 0, row: self.n },
+            _ => Strides { offset: 4, batch: 8, row: self.n + 16 },
+        }
+    }
+
+    fn record(&self, g: &mut Graph, v: &[Value]) -> Result<Vec<Value>> {
+        let mut rest = v[2..].iter().copied();
+        let bias = if self.bias { rest.next() } else { None };
+        let residual = self.residual.zip(rest.next());
+        let residual = residual.map(|(rows, value)| Residual { value, at: self.residual_at(), rows });
+        let mut e = Epilogue { bias, activation: self.activation, residual, out: None };
+        let b = self.batched();
+        if self.layout != Layout::Calls {
+            return Ok(vec![matmul_batched(g, v[0], v[1], b, e)?]);
+        }
+        let y = g.temp(b.shape, DType::F32);
+        e.out = Some(y);
+        for i in 0..self.batch {
+            let one = |s: Strides| Strides { offset: at(s, i, 0, 0), ..s };
+            e.residual = residual.map(|r| Residual { at: one(r.at), ..r });
+            let b = Batched { batch: 1, x: one(b.x), w: one(b.w), y: one(b.y), ..b };
+            matmul_batched(g, v[0], v[1], b, e)?;
+        }
+        Ok(vec![y])
+    }
+}
+
+fn extent(s: Strides, [batch, rows, cols]: [usize; 3]) -> usize {
+    s.offset + (batch - 1) * s.batch + (rows - 1) * s.row + cols
+}
+
+fn at(s: Strides, b: usize, r: usize, c: usize) -> usize {
+    s.offset + b * s.batch + r * s.row + c
+}
+
+/// The product in f64.
+fn twin(inputs: &[Input], s: &Spec) -> Vec<f32> {
+    let b = s.batched();
+    let [x, w, rest @ ..] = inputs else { unreachable!("matmul has at least two inputs") };
+    let bias = s.bias.then(|| &rest[0].values);
+    let residual = s.residual.map(|rows| (rows, &rest[usize::from(s.bias)].values));
+    let mut y = vec![0f32; b.shape.count()];
+    for i in 0..s.batch {
+        for r in 0..s.m {
+            let row = &x.values[at(b.x, i, r, 0)..][..s.k];
+            for c in 0..s.n {
+                let col = &w.values[at(b.w, i, c, 0)..][..s.k];
+                let mut v = row.iter().zip(col).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+                v += bias.map_or(0.0, |bias| f64::from(bias[i * b.bias_batch + c]));
+                v = s.activation.apply(v);
+                if let Some((rows, values)) = residual {
+                    v += f64::from(values[at(s.residual_at(), i, r % rows, c)]);
+                }
+                y[at(b.y, i, r, c)] = v as f32;
+            }
+        }
+    }
+    y
+}
+
+fn case(random: &mut Random, s: Spec) -> Case {
+    let b = s.batched();
+    let Spec { name, batch, m, n, k, .. } = s;
+    let x = extent(b.x, [batch, m, k]);
+    let w = extent(b.w, [batch, n, k]);
+    let mut inputs = vec![
+        Input::f32([x], if s.outliers { random.outliers(x) } else { random.values(x) }),
+        Input::stored(s.w, [w], random.values(w)),
+    ];
+    if s.bias {
+        let count = n + (batch - 1) * b.bias_batch;
+        inputs.push(Input::f32([count], random.values(count)));
+    }
+    if let Some(rows) = s.residual {
+        let count = extent(s.residual_at(), [batch, rows, n]);
+        inputs.push(Input::f32([count], random.values(count)));
+    }
+    Case::new(
+        format!("{name} {batch} x {m}x{n}x{k} {:?}", s.w),
+        inputs,
+        // Sums of up to 4096 f32 products drift by a random walk: k eps^2 / 3 = 5e-12 of the mean square.
+        1e-10,
+        move |g, v| s.record(g, v),
+        move |inputs| vec![twin(inputs, &s)],
+    )
+}
+
+/// Edges, strides, epilogues, storages, and SAM 2's shapes with fewer rows.
+pub fn cases() -> Vec<Case> {
+    let mut random = Random::new(2);
+    let (gelu, relu) = (Activation::Gelu, Activation::Relu);
+    let shaped = |name, m, n, k| Spec { name, m, n, k, ..PLAIN };
+    let all = [
+        shaped("one", 1, 1, 1),
+        shaped("edge", 3, 4, 33),
+        shaped("edge", 4, 1, 65),
+        shaped("edge", 17, 3, 64),
+        shaped("edge", 31, 65, 17),
+        shaped("edge", 33, 31, 3),
+        shaped("edge", 64, 64, 64),
+        shaped("edge", 65, 33, 31),
+        shaped("edge", 130, 132, 36),
+        Spec { outliers: true, ..shaped("outliers", 33, 36, 500) },
+        shaped("deep", 5, 12, 4096),
+        Spec { bias: true, activation: gelu, ..shaped("gelu", 66, 68, 16) },
+        Spec { bias: true, activation: relu, residual: Some(7), ..shaped("relu, repeated residual", 22, 35, 20) },
+        Spec { batch: 3, bias: true, residual: Some(5), layout: Layout::Loose, ..shaped("loose", 35, 36, 48) },
+        Spec { batch: 2, bias: true, residual: Some(7), layout: Layout::Calls, ..shaped("calls", 7, 32, 128) },
+        Spec { batch: 4, layout: Layout::Heads, ..shaped("heads", 12, 32, 32) },
+        Spec { w: DType::F16, bias: true, ..shaped("half", 40, 44, 96) },
+        Spec { w: DType::F16, bias: true, ..shaped("half", 13, 17, 131) },
+        Spec { w: DType::F16, bias: true, ..shaped("half row", 1, 100, 256) },
+        Spec { w: DType::F16, batch: 3, bias: true, layout: Layout::Loose, ..shaped("half loose", 5, 8, 48) },
+        Spec { w: DType::Q8, bias: true, ..shaped("q8", 40, 44, 96) },
+        Spec { w: DType::Q8, batch: 2, layout: Layout::Heads, bias: true, ..shaped("q8 heads", 9, 36, 64) },
+        // SAM 2: qkv and MLP of the trunk, the decoder's projections and MLPs, the product that makes the masks.
+        Spec { bias: true, ..shaped("hiera tiny qkv", 70, 288, 96) },
+        Spec { bias: true, residual: Some(64), ..shaped("hiera large proj", 64, 144, 144) },
+        Spec { bias: true, activation: gelu, ..shaped("hiera base+ mlp", 36, 448, 112) },
+        Spec { bias: true, residual: Some(40), ..shaped("hiera tiny mlp", 40, 192, 768) },
+        Spec { bias: true, ..shaped("decoder projection", 8, 128, 256) },
+        Spec { bias: true, activation: relu, ..shaped("decoder mlp", 9, 512, 256) },
+        Spec { bias: true, residual: Some(9), ..shaped("decoder mlp", 9, 256, 2048) },
+        shaped("masks", 4, 1030, 32),
+        Spec { batch: 3, ..shaped("masks of three prompts", 4, 260, 32) },
+    ];
+    all.into_iter().map(|s| case(&mut random, s)).collect()
+}

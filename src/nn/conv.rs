@@ -1,0 +1,92 @@
+//! Convolutions with their weights, packed from PyTorch's orders to NHWC ones at load.
+
+use super::Loader;
+use crate::{
+    error::Result,
+    gpu::Tensor,
+    graph::{Graph, Value},
+    kernels::{activation::Activation, conv_transpose2d, conv2d},
+    weights::Weights,
+};
+
+/// A square convolution, zero padded.
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Tensor,
+    stride: usize,
+    padding: usize,
+}
+
+impl Conv2d {
+    /// `weight (out, in, side, side)` and `bias (out)` under `w`.
+    ///
+    /// # Errors
+    /// `Weights`, `OutOfMemory`.
+    pub fn load(
+        l: &Loader<'_>,
+        w: &Weights,
+        out: usize,
+        cin: usize,
+        side: usize,
+        stride: usize,
+        padding: usize,
+    ) -> Result<Self> {
+        let oihw = w.get("weight", &[out, cin, side, side])?.to_f32()?;
+        let taps = side * side;
+        let ohwi: Vec<f32> = (0..out)
+            .flat_map(|o| (0..taps).flat_map(move |t| (0..cin).map(move |i| (o * cin + i) * taps + t)))
+            .map(|at| oihw[at])
+            .collect();
+        Ok(Self {
+            weight: l.values(w.prefix(), [out, side, side, cin], &ohwi)?,
+            bias: l.values(w.prefix(), [out], &w.get("bias", &[out])?.to_f32()?)?,
+            stride,
+            padding,
+        })
+    }
+
+    /// `x (n, h, w, in)` to `(n, oh, ow, out)`, plus `residual` if there is one.
+    ///
+    /// # Errors
+    /// `Shape`.
+    pub fn forward(&self, g: &mut Graph, x: Value, residual: Option<Value>) -> Result<Value> {
+        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
+        let c = conv2d::Conv2d { stride: self.stride, padding: self.padding, activation: Activation::None, residual };
+        conv2d::conv2d(g, x, weight, bias, c)
+    }
+}
+
+/// A transposed convolution of kernel 2 and stride 2: upscaling.
+#[derive(Debug, Clone)]
+pub struct ConvTranspose2d {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl ConvTranspose2d {
+    /// `weight (in, out, 2, 2)` and `bias (out)` under `w`.
+    ///
+    /// # Errors
+    /// `Weights`, `OutOfMemory`.
+    pub fn load(l: &Loader<'_>, w: &Weights, out: usize, cin: usize) -> Result<Self> {
+        let iohw = w.get("weight", &[cin, out, 2, 2])?.to_f32()?;
+        let hwoi: Vec<f32> = (0..4)
+            .flat_map(|t| (0..out).flat_map(move |o| (0..cin).map(move |i| (i * out + o) * 4 + t)))
+            .map(|at| iohw[at])
+            .collect();
+        Ok(Self {
+            weight: l.values(w.prefix(), [2, 2, out, cin], &hwoi)?,
+            bias: l.values(w.prefix(), [out], &w.get("bias", &[out])?.to_f32()?)?,
+        })
+    }
+
+    /// `activation(upscaled x + bias + skip)`: `x (n, h, w, in)` to `(n, 2h, 2w, out)`.
+    ///
+    /// # Errors
+    /// `Shape`.
+    pub fn forward(&self, g: &mut Graph, x: Value, skip: Option<Value>, activation: Activation) -> Result<Value> {
+        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
+        conv_transpose2d::conv_transpose2d(g, x, weight, bias, skip, activation)
+    }
+}
