@@ -10,8 +10,8 @@ use std::{
 /// Whether the user wants it to end. The GPU's work looks at it between submits.
 pub(super) static CANCEL: AtomicBool = AtomicBool::new(false);
 
-/// How long the work may take to unwind: with what is done at once it stays below a second.
-const GRACE: Duration = Duration::from_millis(600);
+/// How long the work may take to unwind. A submit takes 100 to 200 ms; all that is lost by not waiting longer is order.
+const GRACE: Duration = Duration::from_millis(300);
 
 pub(super) fn install() -> Result<()> {
     let handler = || {

@@ -188,7 +188,7 @@ impl Outputs {
         }
         pattern::need_stems(pictures.len(), given())?;
         if let Some(overlay) = &self.overlay {
-            Format::of(&overlay.path("", &[]))?;
+            Format::of(&overlay.path("picture", &[]))?;
         }
         let mut outputs = Vec::new();
         for stem in pictures.iter().map(|p| pattern::stem(p)) {

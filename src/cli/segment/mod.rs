@@ -14,7 +14,7 @@ use super::{
 };
 use impasto::{
     Error, ErrorKind, Result,
-    image::{Mask, Picture, batch::expand},
+    image::{Picture, batch::expand},
     models::sam2::{Ask, Embedding, Predictor},
 };
 use outputs::{Outputs, Shown};
@@ -306,9 +306,4 @@ impl Run<'_> {
         }
         Ok(())
     }
-}
-
-/// IoU of a mask with another of the same size, for reports.
-fn iou(a: &Mask, b: &Mask) -> Result<f64> {
-    a.iou(b)
 }

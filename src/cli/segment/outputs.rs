@@ -88,7 +88,7 @@ impl Shown {
     pub(super) fn add_noisy(&mut self, noisy: &[Prediction]) -> Result<()> {
         let n = f64::from(self.draws);
         for ((record, mask), &(i, candidate)) in self.records.iter_mut().zip(&self.masks).zip(&self.of) {
-            let iou = super::iou(mask, &noisy[i].candidates[candidate].mask()?)?;
+            let iou = mask.iou(&noisy[i].candidates[candidate].mask()?)?;
             record.noise_stability = Some((record.noise_stability.unwrap_or(0.0) * n + iou) / (n + 1.0));
         }
         self.draws += 1;
@@ -147,10 +147,10 @@ impl Outputs {
         // With an embedding the picture, if there is one, gives the name.
         let stems = &stems[..pictures.len().max(1).min(stems.len())];
         for pattern in self.output.iter().chain(&self.cutout) {
-            Format::exact_of(&pattern.path("", &[]))?;
+            Format::exact_of(&pattern.path("picture", &[]))?;
         }
         if let Some(pattern) = &self.overlay {
-            Format::of(&pattern.path("", &[]))?;
+            Format::of(&pattern.path("picture", &[]))?;
         }
         let mut files = Vec::new();
         for stem in stems {
