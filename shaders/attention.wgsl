@@ -6,7 +6,7 @@
 // This file: operands and where a workgroup works. The loops: attention_tile.wgsl (workgroup memory, TILE) and
 // attention_lane.wgsl (no barrier, LANE). Workgroup (x, y, z): block of queries, head, (batch, window or split).
 //
-// Scores are in log2 units (scale * log2 e is folded into q), so that weights are exp2(score - m). A key beyond the
+// Scores are in log2 units (`scale` has log2 e in it), so that weights are exp2(score - m). A key beyond the
 // end scores NEVER, which is finite: no infinity can meet another. Such keys, and queries beyond the end, are read as
 // the last real one: no branch, and no address outside.
 //
@@ -122,30 +122,37 @@ fn key_token(at: Place, t: u32) -> u32 {
 #endif
 }
 
-// Four elements of a query, scaled; anything where there is no query.
-fn load_q(at: Place, token: u32, i: u32) -> vec4<f32> {
+// Where a head's row of a token starts: of a query that is none, of any other; of a padded key, NOWHERE.
+fn query_row(at: Place, token: u32) -> u32 {
     let row = select(token, 0u, token == NOWHERE);
-    return q[p.q.x + at.batch * p.q.y + row * p.q.z + at.head * p.q.w + i] * p.scale;
+    return p.q.x + at.batch * p.q.y + row * p.q.z + at.head * p.q.w;
 }
 
-fn load_k(at: Place, token: u32, i: u32) -> vec4<f32> {
-    let h = p.k.x + at.head * p.k.w + i;
+fn row_of_key(at: Place, token: u32, o: vec4<u32>) -> u32 {
+    let row = o.x + at.batch * o.y + token * o.z + at.head * o.w;
 #if PAD
-    if token == NOWHERE {
-        return pad[h];
-    }
+    return select(row, NOWHERE, token == NOWHERE);
+#else
+    return row;
 #endif
-    return k[h + at.batch * p.k.y + token * p.k.z];
 }
 
-fn load_v(at: Place, token: u32, i: u32) -> vec4<f32> {
-    let h = p.v.x + at.head * p.v.w + i;
+fn load_k(at: Place, row: u32, i: u32) -> vec4<f32> {
 #if PAD
-    if token == NOWHERE {
-        return pad[h];
+    if row == NOWHERE {
+        return pad[p.k.x + at.head * p.k.w + i];
     }
 #endif
-    return v[h + at.batch * p.v.y + token * p.v.z];
+    return k[row + i];
+}
+
+fn load_v(at: Place, row: u32, i: u32) -> vec4<f32> {
+#if PAD
+    if row == NOWHERE {
+        return pad[p.v.x + at.head * p.v.w + i];
+    }
+#endif
+    return v[row + i];
 }
 
 // exp2 of a difference from a maximum. Below 2^-126 nothing is left of a weight, and drivers differ.
@@ -154,7 +161,7 @@ fn weight(x: f32) -> f32 {
 }
 
 // Where the result of a query starts.
-fn row_of(at: Place, token: u32) -> u32 {
+fn result_row(at: Place, token: u32) -> u32 {
     let row = select(token, 0u, token == NOWHERE);
 #if SPLIT
     return (((at.split * p.batch + at.batch) * p.tokens + row) * p.heads + at.head) * (p.width + 1u);

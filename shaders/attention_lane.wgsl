@@ -22,7 +22,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let block = id.x * #{GROUP * BLOCKS}u + lane;
 #for b in 0..BLOCKS
     let token_#{b} = query_token(at, block + #{b * GROUP}u);
-    let row_#{b} = row_of(at, token_#{b});
+    let from_#{b} = query_row(at, token_#{b});
+    let row_#{b} = result_row(at, token_#{b});
     var m_#{b} = NEVER;
     var l_#{b} = 0.0;
 #endfor
@@ -34,6 +35,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #else
         let key_#{c} = key_token(at, t0 + #{c}u);
 #endif
+        let kr_#{c} = row_of_key(at, key_#{c}, p.k);
+        let vr_#{c} = row_of_key(at, key_#{c}, p.v);
 #endfor
 #for b in 0..BLOCKS
 #for j in 0..STEP
@@ -42,10 +45,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
         for (var i = 0u; i < p.width; i++) {
 #for b in 0..BLOCKS
-            let q_#{b} = load_q(at, token_#{b}, i);
+            let q_#{b} = q[from_#{b} + i];
 #endfor
 #for c in 0..KEYS
-            let k_#{c} = load_k(at, key_#{c}, i);
+            let k_#{c} = load_k(at, kr_#{c}, i);
 #endfor
 #for j in 0..STEP
 #if LANES
@@ -66,7 +69,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for b in 0..BLOCKS
         var new_#{b} = m_#{b};
 #for j in 0..STEP
-        s_#{b}_#{j} = select(NEVER, s_#{b}_#{j}, t0 + #{j}u < at.end);
+        s_#{b}_#{j} = select(NEVER, s_#{b}_#{j} * p.scale, t0 + #{j}u < at.end);
         new_#{b} = max(new_#{b}, s_#{b}_#{j});
 #endfor
         let shrink_#{b} = weight(m_#{b} - new_#{b});
@@ -89,7 +92,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             var o_#{b} = select(vec4(0.0), y[row_#{b} + i] * shrink_#{b}, t0 > at.first);
 #endfor
 #for c in 0..KEYS
-            let v_#{c} = load_v(at, key_#{c}, i);
+            let v_#{c} = load_v(at, vr_#{c}, i);
 #endfor
 #for j in 0..STEP
 #if LANES

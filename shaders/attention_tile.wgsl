@@ -4,21 +4,23 @@
 // the vec4s n * CG + cg of the result. So the running maximum and sum of a query live in registers of its CG threads.
 // Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (weights and v in `sh`).
 // ST is odd and weights are stored at a column xor row: eight neighbouring threads read eight different banks of four.
-// A thread's weights are stored as neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
+// A vec4 of weights is one thread's: 4 keys of a query, or 2 of each of two (WGSL has no race-free store of a half). They
+// are neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
+// LEAN: where the results alone take 64 registers, addresses are computed again for every chunk, to stay within 128.
 // UNROLL: inner loops as text, as GPUs want them (naga's loops do not always unroll). Without, not even the driver can.
 #if TILE
 #define THREADS RG * CG
 #define BQ RG * ROWS
 #define BK CG * KEYS
-#define PW BK / 4
 #define ST CH / 2 * 2 + 1
 #define NV (D4 + CG - 1) / CG
 #define VST NV * CG
 #define RED SHARED - THREADS
-#define VS BQ * PW
+#define VS BQ * BK / 4
 #define QN (BQ * CH + THREADS - 1) / THREADS
 #define KN (BK * CH + THREADS - 1) / THREADS
 #define VN (VK * VST + THREADS - 1) / THREADS
+#define LEAN NV * ROWS > 12
 #if UNROLL
 #define CU CH
 #define VU VK / 4
@@ -41,7 +43,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #else
     let one = p.one;
 #endif
-    let turn = rg & #{PW - 1}u;
+    let turn = rg & #{CG - 1}u;
+#for n in 0..QN
+    let qe_#{n} = tid + #{n * THREADS}u;
+#if !LEAN
+    let qr_#{n} = query_row(at, query_token(at, block + qe_#{n} / #{CH}u));
+#endif
+#endfor
+#for n in 0..KN
+    let ke_#{n} = tid + #{n * THREADS}u;
+#endfor
 #for r in 0..ROWS
     var m_#{r} = NEVER;
     var l_#{r} = 0.0;
@@ -56,20 +67,25 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         var s_#{r}_#{c} = 0.0;
 #endfor
 #endfor
-        for (var c0 = 0u; c0 < #{D4}u; c0 += #{CH}u) {
+#for n in 0..KN
+        let kr_#{n} = row_of_key(at, key_token(at, t0 + ke_#{n} / #{CH}u), p.k);
+#endfor
+        // Not unrolled by the driver either: four chunks in a row cost 40 registers for loads issued far ahead.
+        for (var c0 = 0u; c0 < #{D4}u * p.one; c0 += #{CH}u) {
             // Loads before the barrier: they overlap with what the others still compute.
 #for n in 0..QN
-            let qe_#{n} = tid + #{n * THREADS}u;
-            let qi_#{n} = min(c0 + qe_#{n} % #{CH}u, #{D4 - 1}u);
-            let q_#{n} = load_q(at, query_token(at, block + qe_#{n} / #{CH}u), qi_#{n});
+#if LEAN
+            let qr_#{n} = query_row(at, query_token(at, block + qe_#{n} / #{CH}u));
+#endif
+            let q_#{n} = q[qr_#{n} + min(c0 + qe_#{n} % #{CH}u, #{D4 - 1}u)];
 #endfor
 #for n in 0..KN
-            let ke_#{n} = tid + #{n * THREADS}u;
             let ki_#{n} = c0 + ke_#{n} % #{CH}u;
-            var k_#{n} = load_k(at, key_token(at, t0 + ke_#{n} / #{CH}u), min(ki_#{n}, #{D4 - 1}u));
 #if D4 % CH
             // A width beyond the end adds nothing.
-            k_#{n} = select(vec4(0.0), k_#{n}, ki_#{n} < #{D4}u);
+            let k_#{n} = select(vec4(0.0), load_k(at, kr_#{n}, min(ki_#{n}, #{D4 - 1}u)), ki_#{n} < #{D4}u);
+#else
+            let k_#{n} = load_k(at, kr_#{n}, ki_#{n});
 #endif
 #endfor
             workgroupBarrier();
@@ -115,11 +131,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for c in 0..KEYS
         let real_#{c} = t0 + cg + #{c * CG}u < at.end;
 #for r in 0..ROWS
-        s_#{r}_#{c} = select(NEVER, s_#{r}_#{c}, real_#{c});
+        s_#{r}_#{c} = select(NEVER, s_#{r}_#{c} * p.scale, real_#{c});
         top[#{r}] = max(top[#{r}], s_#{r}_#{c});
 #endfor
 #endfor
-        // After the scores, and apart from them and from the weights.
+        // Apart from the weights, and where there is room from what the slower ones still read.
+#if RED < (BQ + BK) * ST
+        workgroupBarrier();
+#endif
         sh[#{RED}u + tid] = top;
         workgroupBarrier();
         for (var c = 0u; c < #{CG}u * one; c++) {
@@ -139,20 +158,23 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         l_#{r} += w_#{r}_#{c};
 #endfor
 #if KEYS == 4
-        sh[(rg + #{r * RG}u) * #{PW}u + (cg ^ turn)] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
-#else
-#for c in 0..KEYS
-        sh[(rg + #{r * RG}u) * #{PW}u + ((cg * #{KEYS}u / 4u) ^ turn)][cg * #{KEYS}u % 4u + #{c}u] = w_#{r}_#{c};
-#endfor
+        sh[(rg + #{r * RG}u) * #{CG}u + (cg ^ turn)] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
+#elif r % 2
+        sh[(rg + #{r / 2 * RG}u) * #{CG}u + (cg ^ turn)] = vec4(w_#{r - 1}_0, w_#{r - 1}_1, w_#{r}_0, w_#{r}_1);
 #endif
 #endfor
 
         for (var v0 = 0u; v0 < #{BK}u; v0 += #{VK}u) {
 #for n in 0..VN
             let ve_#{n} = tid + #{n * THREADS}u;
+#if VST == D4
+            let vi_#{n} = ve_#{n} % #{VST}u;
+#else
+            let vi_#{n} = min(ve_#{n} % #{VST}u, #{D4 - 1}u);
+#endif
             let vj_#{n} = v0 + ve_#{n} / #{VST}u;
             let vt_#{n} = t0 + vj_#{n} % #{KEYS}u * #{CG}u + vj_#{n} / #{KEYS}u;
-            let v_#{n} = load_v(at, key_token(at, vt_#{n}), min(ve_#{n} % #{VST}u, #{D4 - 1}u));
+            let v_#{n} = load_v(at, row_of_key(at, key_token(at, vt_#{n}), p.v), vi_#{n});
 #endfor
             workgroupBarrier();
 #for n in 0..VN
@@ -167,9 +189,21 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             workgroupBarrier();
             for (var j = 0u; j < #{VK / 4}u * one; j += #{VU}u) {
 #for u in 0..VU
+#if KEYS == 4
 #for r in 0..ROWS
-                let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{PW}u + ((v0 / 4u + j + #{u}u) ^ turn)];
+                let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 4u + j + #{u}u) ^ turn)];
 #endfor
+#else
+#for h in 0..2
+#for r in 0..ROWS / 2
+                let e_#{u}_#{r}_#{h} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 2u + j * 2u + #{u * 2 + h}u) ^ turn)];
+#endfor
+#endfor
+#for r in 0..ROWS / 2
+                let p_#{u}_#{2 * r} = vec4(e_#{u}_#{r}_0.xy, e_#{u}_#{r}_1.xy);
+                let p_#{u}_#{2 * r + 1} = vec4(e_#{u}_#{r}_0.zw, e_#{u}_#{r}_1.zw);
+#endfor
+#endif
 #for n in 0..NV
 #for c in 0..4
                 let x_#{u}_#{n}_#{c} = sh[cg + j * #{4 * VST}u + #{VS + (u * 4 + c) * VST + n * CG}u];
@@ -198,7 +232,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for r in 0..ROWS
     let token_#{r} = query_token(at, block + rg + #{r * RG}u);
     if token_#{r} != NOWHERE {
-        let start = row_of(at, token_#{r});
+        let start = result_row(at, token_#{r});
 #if SPLIT
         if cg == 0u {
             y[start + #{D4}u] = vec4(m_#{r}, sums[#{r}], 0.0, 0.0);

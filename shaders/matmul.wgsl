@@ -4,10 +4,11 @@
 // This file has the bindings, the loads and the epilogue; METHOD picks the loop:
 //   0 matmul_tile    workgroup memory, a register block a thread (GPU)
 //   1 matmul_rows    few rows: weights are read once, lanes along k (GPU)
-//   2 matmul_lane    one column a lane, no barrier (software)
+//   2 matmul_lanes   no barrier, rows of x by subgroup broadcast (software)
 //
 // W 0 f32, 1 f16, 2 q8. VEC_K: k and the strides of x and w are multiples of 4. VEC_N: the same for n, bias,
-// residual and y. TAIL: k is no multiple of STEP. ACTIVATION 0 none, 1 GELU, 2 ReLU.
+// residual and y. TAIL: k is no multiple of what a step covers. ACTIVATION 0 none, 1 GELU, 2 ReLU.
+// RESIDUAL 0 none, 1 as many rows as y, 2 rows that repeat.
 #if ACTIVATION == 1
 #import activation
 #endif
@@ -62,7 +63,7 @@ struct Params {
 #if RESIDUAL
 @group(0) @binding(#{3 + BIAS}) var<storage, read> residual: array<vec4<f32>>;
 #endif
-@group(0) @binding(#{3 + BIAS + RESIDUAL}) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(#{3 + BIAS + (RESIDUAL > 0)}) var<storage, read_write> y: array<vec4<f32>>;
 #else
 #if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
@@ -70,7 +71,7 @@ struct Params {
 #if RESIDUAL
 @group(0) @binding(#{3 + BIAS}) var<storage, read> residual: array<f32>;
 #endif
-@group(0) @binding(#{3 + BIAS + RESIDUAL}) var<storage, read_write> y: array<f32>;
+@group(0) @binding(#{3 + BIAS + (RESIDUAL > 0)}) var<storage, read_write> y: array<f32>;
 #endif
 
 #import weights
@@ -108,47 +109,61 @@ fn load_w(row: u32, k: u32) -> vec4<f32> {
 #endif
 }
 
-fn activate(v: f32) -> f32 {
-#if ACTIVATION == 1
-    return gelu(v);
-#elif ACTIVATION == 2
-    return max(v, 0.0);
+// The bias of columns col .. col+3, as far as they exist; zeros without one.
+fn load_bias(batch: u32, col: u32) -> vec4<f32> {
+#if !BIAS
+    return vec4<f32>();
+#elif VEC_N
+    return bias[(batch * p.bias_batch + min(col, p.n - 4u)) >> 2u];
 #else
-    return v;
+    let start = batch * p.bias_batch;
+    let last = p.n - 1u;
+    return vec4<f32>(bias[start + min(col, last)], bias[start + min(col + 1u, last)], bias[start + min(col + 2u, last)], bias[start + min(col + 3u, last)]);
 #endif
 }
 
-fn store1(batch: u32, row: u32, col: u32, sum: f32) {
-#if !VEC_N
-    var v = sum;
-#if BIAS
-    v += bias[batch * p.bias_batch + col];
-#endif
-    v = activate(v);
 #if RESIDUAL
-    v += residual[p.residual_offset + batch * p.residual_batch + (row % p.residual_rows) * p.residual_row + col];
+fn residual_at(batch: u32, row: u32, col: u32) -> u32 {
+#if RESIDUAL == 2
+    let r = row % p.residual_rows;
+#else
+    let r = row;
 #endif
-    y[p.y_offset + batch * p.y_batch + row * p.y_row + col] = v;
-#endif
+    return p.residual_offset + batch * p.residual_batch + r * p.residual_row + col;
 }
+#endif
 
-// Columns col .. col+3 of a row, as far as they exist. col is a multiple of 4.
-fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
 #if VEC_N
-    var v = sum;
-#if BIAS
-    v += bias[(batch * p.bias_batch + col) >> 2u];
-#endif
+// The rest of the epilogue for columns col .. col+3 of a row; the bias is in the sum already.
+fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
 #if ACTIVATION == 1
-    v = gelu4(v);
+    var v = gelu4(sum);
 #elif ACTIVATION == 2
-    v = max(v, vec4<f32>());
+    var v = max(sum, vec4<f32>());
+#else
+    var v = sum;
 #endif
 #if RESIDUAL
-    v += residual[(p.residual_offset + batch * p.residual_batch + (row % p.residual_rows) * p.residual_row + col) >> 2u];
+    v += residual[residual_at(batch, row, col) >> 2u];
 #endif
     y[(p.y_offset + batch * p.y_batch + row * p.y_row + col) >> 2u] = v;
+}
 #else
+fn store1(batch: u32, row: u32, col: u32, sum: f32) {
+#if ACTIVATION == 1
+    var v = gelu(sum);
+#elif ACTIVATION == 2
+    var v = max(sum, 0.0);
+#else
+    var v = sum;
+#endif
+#if RESIDUAL
+    v += residual[residual_at(batch, row, col)];
+#endif
+    y[p.y_offset + batch * p.y_batch + row * p.y_row + col] = v;
+}
+
+fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
     store1(batch, row, col, sum.x);
     if col + 1u < p.n {
         store1(batch, row, col + 1u, sum.y);
@@ -159,16 +174,21 @@ fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
     if col + 3u < p.n {
         store1(batch, row, col + 3u, sum.w);
     }
-#endif
 }
+#endif
 
-// The tile (row, column) of a workgroup: columns inside bands of 8 tile rows, so that the workgroups that run
-// at one time share both operands in cache.
-fn tile_of(id: u32) -> vec2<u32> {
-    let band = id / (8u * p.tiles_n);
-    let within = id - band * 8u * p.tiles_n;
+// The tile (row, column) of a workgroup.
+fn tile_of(id: vec3<u32>) -> vec2<u32> {
+#if METHOD == 2
+    return id.yx;
+#else
+    // Along x in bands of 8 tile rows, column by column: workgroups that run at one time share both operands in
+    // cache. On a CPU the divisions would cost as much as a step along k.
+    let band = id.x / (8u * p.tiles_n);
+    let within = id.x - band * 8u * p.tiles_n;
     let height = min(8u, p.tiles_m - band * 8u);
     return vec2<u32>(band * 8u + within % height, within / height);
+#endif
 }
 
 #if METHOD == 0
@@ -176,5 +196,5 @@ fn tile_of(id: u32) -> vec2<u32> {
 #elif METHOD == 1
 #import matmul_rows
 #else
-#import matmul_lane
+#import matmul_lanes
 #endif

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../shaders/shared/activation.wgsl")),
     ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
-    ("matmul_lane", include_str!("../shaders/shared/matmul_lane.wgsl")),
+    ("matmul_lanes", include_str!("../shaders/shared/matmul_lanes.wgsl")),
     ("matmul_rows", include_str!("../shaders/shared/matmul_rows.wgsl")),
     ("matmul_tile", include_str!("../shaders/shared/matmul_tile.wgsl")),
     ("reduce", include_str!("../shaders/shared/reduce.wgsl")),

@@ -9,7 +9,7 @@ var<workgroup> sums: array<f32, #{TEAMS * SUMS * (LANES + 1)}>;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let tile = tile_of(wid.x + p.base.x) * vec2<u32>(#{ROWS}u, #{COLS * TEAMS}u);
+    let tile = tile_of(wid + p.base.xyz) * vec2<u32>(#{ROWS}u, #{COLS * TEAMS}u);
     let batch = wid.z + p.base.z;
     let lane = thread % #{LANES}u;
     let team = thread / #{LANES}u;
@@ -48,13 +48,13 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         return;
     }
     let begin = thread * #{LANES + 1}u;
-    var sum = 0.0;
-    for (var i = 0u; i < #{LANES}u; i += 1u) {
-        sum += sums[begin + i];
-    }
     let row = tile.x + thread % #{SUMS}u / #{COLS}u;
     let col = tile.y + thread / #{SUMS}u * #{COLS}u + thread % #{COLS}u;
     if row < p.m && col < p.n {
+        var sum = load_bias(batch, col).x;
+        for (var i = 0u; i < #{LANES}u; i += 1u) {
+            sum += sums[begin + i];
+        }
         store1(batch, row, col, sum);
     }
 }

@@ -12,7 +12,7 @@ var<workgroup> staged: array<vec4<f32>, #{2 * 16 * TILE / 4}>;
 
 @compute @workgroup_size(#{TILE * 2})
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let tile = tile_of(wid.x + p.base.x) * #{TILE}u;
+    let tile = tile_of(wid + p.base.xyz) * #{TILE}u;
     let batch = wid.z + p.base.z;
 
     let of_w = lane >= #{TILE}u;
@@ -31,9 +31,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 
     let tx = lane % #{TILE / TN}u;
     let ty = lane / #{TILE / TN}u;
-#for r in 0..TM
 #for c in 0..TN / 4
-    var acc_#{r}_#{c} = vec4<f32>();
+    let col_#{c} = tile.y + (tx + #{c * (TILE / TN)}u) * 4u;
+    let bias_#{c} = load_bias(batch, col_#{c});
+#for r in 0..TM
+    var acc_#{r}_#{c} = bias_#{c};
 #endfor
 #endfor
 
@@ -79,9 +81,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let row_#{r} = tile.x + (ty + #{r / 4 * (TILE / TM)}u) * 4u + #{r % 4}u;
     if row_#{r} < p.m {
 #for c in 0..TN / 4
-        let col_#{r}_#{c} = tile.y + (tx + #{c * (TILE / TN)}u) * 4u;
-        if col_#{r}_#{c} < p.n {
-            store4(batch, row_#{r}, col_#{r}_#{c}, acc_#{r}_#{c});
+        if col_#{c} < p.n {
+            store4(batch, row_#{r}, col_#{c}, acc_#{r}_#{c});
         }
 #endfor
     }

@@ -5,9 +5,11 @@
 //! the parts.
 
 mod cases;
+mod tiling;
 
 use super::{attention_merge::attention_merge, prelude::*};
 pub use cases::cases;
+use tiling::{Tiling, split};
 
 /// Where element (batch `b`, token `t`, head `h`, `i`) of an operand is: `offset + b * batch + t * row + h * head + i`,
 /// in f32 elements. All are multiples of 4; `batch` is 0 for an operand that the batch shares.
@@ -95,103 +97,13 @@ struct Params {
     query_grid: [u32; 2],
 }
 
-/// A tile of `RG * ROWS` queries for heads of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
-macro_rules! tile {
-    ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal, $from:literal to $to:literal, $small:literal) => {
-        Variant {
-            name: $name,
-            class: Class::Gpu,
-            defines: &[
-                ("TILE", 1),
-                ("RG", $rg),
-                ("CG", $cg),
-                ("ROWS", $rows),
-                ("KEYS", $keys),
-                ("FROM", $from),
-                ("TO", $to),
-                ("SMALL", $small),
-            ],
-            subgroup: None,
-        }
-    };
-}
-
-/// `BLOCKS` queries an invocation.
-macro_rules! lane {
-    ($name:literal, $subgroup:expr, $size:literal = $lanes:literal, $blocks:literal x $keys:literal, $small:literal) => {
-        Variant {
-            name: $name,
-            class: Class::Software,
-            defines: &[("LANE", 1), ($size, $lanes), ("BLOCKS", $blocks), ("KEYS", $keys), ("SMALL", $small)],
-            subgroup: $subgroup,
-        }
-    };
-}
-
-/// The kernel's table. Tiles are named by their queries.
+/// The kernel's table.
 pub const KERNEL: Kernel = Kernel {
     name: "attention",
     source: concat!(wgsl!("attention"), wgsl!("attention_tile"), wgsl!("attention_lane")),
     params: size_of::<Params>(),
-    variants: &[
-        // Sixteen vec4s of results a thread at most: beside scores and operands, what 128 registers hold.
-        tile!("tile64", 16 x 8, 4 x 4, 1 to 32, 0),
-        tile!("tile32", 16 x 8, 2 x 4, 1 to 64, 0),
-        tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
-        tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
-        lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0),
-        lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1),
-        lane!("lane", None, "GROUP" = 16, 2 x 8, 1),
-    ],
+    variants: tiling::VARIANTS,
 };
-
-/// How a variant works on heads of `width` vec4s.
-struct Tiling {
-    /// Queries of a workgroup.
-    queries: usize,
-    /// Keys that it takes at a time.
-    keys: usize,
-    /// Defines that follow from both: chunk sizes and the workgroup memory, in vec4s.
-    defines: Vec<(&'static str, i64)>,
-}
-
-/// vec4s of 16 KiB, WebGPU's workgroup memory: more on one workgroup would mean fewer of them at once.
-const SHARED: usize = 1024;
-
-impl Tiling {
-    /// `None` if the variant cannot hold heads of this width.
-    fn new(variant: &Variant, width: usize, target: &Target) -> Option<Self> {
-        let get = |name| variant.get(name) as usize;
-        if variant.defines[0].0 == "LANE" {
-            let (lanes, step) = match variant.subgroup {
-                Some(n) => (n as usize, n as usize * get("KEYS")),
-                None => (get("GROUP"), get("KEYS")),
-            };
-            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: Vec::new() });
-        }
-        let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
-        let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
-        // Chunks of the width of at most 9 vec4s, all of a size, each row of a chunk padded to an odd number.
-        let chunk = width.div_ceil(width.div_ceil(9));
-        let columns = width.div_ceil(cg);
-        let weights = queries * keys / 4;
-        let scores = ((queries + keys) * (chunk | 1)).max(weights);
-        // Values by the largest power of two of keys that fits beside the weights.
-        let fitting = (SHARED - weights) / (columns * cg);
-        let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
-        // The maxima lie at the end: beyond the scores and the weights, though not the values.
-        let shared = (scores + threads).max(weights + values * columns * cg);
-        let fits = (get("FROM")..=get("TO")).contains(&width)
-            && shared <= SHARED
-            && shared * 16 <= target.limits.workgroup_memory as usize
-            && threads <= target.limits.invocations as usize;
-        // Software adapters run tiles in tests only, and would take seconds to compile what is unrolled.
-        let unroll = target.class == Class::Gpu;
-        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared), ("UNROLL", unroll.into())];
-        let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
-        fits.then_some(Self { queries, keys, defines })
-    }
-}
 
 /// `softmax(scale q kᵀ) v`, over all keys or those of the query's window: `(batch, queries, heads * head_dim)`.
 ///
@@ -280,19 +192,11 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     }
 }
 
-/// Keys of a workgroup, so that `groups` workgroups become enough to fill the adapter: a multiple of `step`.
-fn split(keys: usize, groups: usize, step: usize, class: Class) -> usize {
-    // A mid-size GPU holds two such workgroups on each of 64 cores; a CPU has few cores, and a part costs little.
-    let (fill, least): (usize, usize) = if class == Class::Gpu { (128, 128) } else { (16, 64) };
-    let splits = fill.div_ceil(groups).min(keys / least).max(1);
-    keys.div_ceil(splits).next_multiple_of(step)
-}
-
 fn check(g: &Graph, a: &Attention) -> Result<()> {
     let sizes = [a.batch, a.heads, a.head_dim, a.queries, a.keys];
     ensure!(sizes.iter().all(|n| *n > 0), Shape, "attention: an axis is empty: {a:?}");
     ensure!(
-        a.head_dim % 4 == 0 && a.head_dim <= 512,
+        a.head_dim.is_multiple_of(4) && a.head_dim <= 512,
         Shape,
         "attention: heads of {} elements, not a multiple of 4 up to 512",
         a.head_dim
@@ -329,4 +233,65 @@ fn check(g: &Graph, a: &Attention) -> Result<()> {
         "attention: the padding is {shape} {dtype:?}, of which {end} f32 elements are asked"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// A call on fused rows `[q | k | v]` of one image.
+    fn fused(g: &mut Graph, heads: usize, head_dim: usize, tokens: usize) -> Attention {
+        let dim = heads * head_dim;
+        let value = g.input("qkv", [tokens, 3 * dim], DType::F32);
+        let part = |n: usize| Operand { value, offset: n * dim, batch: 0, row: 3 * dim, head: head_dim };
+        let (q, k, v) = (part(0), part(1), part(2));
+        Attention { batch: 1, heads, head_dim, queries: tokens, keys: tokens, scale: 0.1, q, k, v, windows: None }
+    }
+
+    #[test]
+    fn chooses_by_shape() {
+        let software = Target { class: Class::Software, subgroup: Some(8), ..Target::default() };
+        for (target, heads, head_dim, tokens, queries, variant, dispatches) in [
+            (Target::default(), 4, 96, 4096, 4096, "tile64", 1),
+            (Target::default(), 12, 128, 4608, 4608, "tile64", 1),
+            (Target::default(), 8, 16, 4096, 8, "tile16", 2),
+            (Target::default(), 1, 256, 4096, 4096, "wide64", 2),
+            (Target::default(), 1, 512, 16384, 16384, "wide32", 1),
+            (software.clone(), 4, 96, 4096, 4096, "subgroup8x4", 1),
+            (software.clone(), 8, 16, 4096, 8, "subgroup8", 2),
+            (Target { subgroup: Some(16), ..software }, 4, 96, 4096, 4096, "lane", 1),
+        ] {
+            let mut g = Graph::new(&target);
+            let call = Attention { queries, ..fused(&mut g, heads, head_dim, tokens) };
+            let y = attention(&mut g, call).unwrap();
+            assert_eq!(&*g.shape(y), [1, queries, heads * head_dim]);
+            let chosen = (g.dispatches()[0].variant.name, g.dispatches().len());
+            assert_eq!(chosen, (variant, dispatches), "{queries} of {tokens} tokens, {heads} heads of {head_dim}");
+        }
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let refused = |change: &dyn Fn(&mut Attention)| {
+            let mut g = Graph::new(&Target::default());
+            let mut call = fused(&mut g, 2, 16, 64);
+            change(&mut call);
+            attention(&mut g, call).is_err_and(|e| e.kind() == ErrorKind::Shape)
+        };
+        let windows = |a: &Attention| Windows { grid: [8, 8], size: 4, pool: 1, pad: a.q.value };
+        assert!(!refused(&|_| ()));
+        assert!(!refused(&|a| a.windows = Some(windows(a))));
+        assert!(refused(&|a| a.keys = 0));
+        assert!(refused(&|a| a.keys = 65));
+        assert!(refused(&|a| a.head_dim = 14));
+        assert!(refused(&|a| a.head_dim = 516));
+        assert!(refused(&|a| a.k.offset = 2));
+        assert!(refused(&|a| a.v.offset = 80));
+        assert!(refused(&|a| (a.batch, a.q.batch) = (2, 4096)));
+        assert!(refused(&|a| a.windows = Some(Windows { grid: [8, 7], ..windows(a) })));
+        assert!(refused(&|a| a.windows = Some(Windows { size: 0, ..windows(a) })));
+        assert!(refused(&|a| a.windows = Some(Windows { pool: 2, ..windows(a) })));
+        assert!(refused(&|a| a.windows = Some(Windows { pool: 3, ..windows(a) })));
+    }
 }

@@ -178,7 +178,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
     let vec_k = k.is_multiple_of(4) && fours(xs) && fours(ws);
     let vec_n = n.is_multiple_of(4) && fours(ys) && fours(rs) && fours(bs);
 
-    let shape = choice::Product { batch, m, n, k, vec_n };
+    let shape = choice::Product { batch, m, n, k, vec: vec_k && vec_n };
     let variant = choice::choose(g.target(), &shape)?;
     let [tile_m, tile_n] = choice::tile(variant);
     let (tiles_m, tiles_n) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
@@ -221,12 +221,12 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
             ("TAIL", (vec_k && k % choice::step(variant) != 0).into()),
             ("BIAS", e.bias.is_some().into()),
             e.activation.define(),
-            ("RESIDUAL", e.residual.is_some().into()),
+            ("RESIDUAL", e.residual.map_or(0, |r| if r.rows < m { 2 } else { 1 })),
         ],
         params: bytes_of(&params).to_vec(),
         reads: [Some(x), Some(w), e.bias, e.residual.map(|r| r.value)].into_iter().flatten().collect(),
         writes: vec![y],
-        grid: [(tiles_m * tiles_n) as u32, 1, batch as u32],
+        grid: choice::grid(variant, tiles_m as u32, tiles_n as u32, batch as u32),
         flops: 2 * (batch * m * n * k) as u64,
         scope: String::new(),
     })?;

@@ -11,6 +11,9 @@ use crate::{
 };
 use std::{borrow::Cow, fmt::Debug};
 
+/// Layers of one kind. The released models have 48 at most.
+const MOST_LAYERS: usize = 256;
+
 impl Config {
     /// The config of the model in `weights`, which go by the official names (see [`Layout`](super::names::Layout)).
     ///
@@ -60,6 +63,10 @@ impl Config {
             );
         }
         let total: usize = hiera.blocks.iter().sum();
+        let memory = self.memory.as_ref().map_or([0, 0], |m| [m.layers, m.fuser_layers]);
+        let most = [total, decoder.layers, decoder.multimask_outputs, memory[0], memory[1]].into_iter().max();
+        // The list of tensors is made from these: a file of one tensor must not ask for a million.
+        ensure!(most <= Some(MOST_LAYERS), Weights, "{most:?} layers, blocks or masks; {MOST_LAYERS} are the most");
         ensure!(hiera.blocks.iter().all(|&n| n > 0), Weights, "a stage without blocks: {:?}", hiera.blocks);
         ensure!(
             hiera.global_blocks.iter().all(|&i| i < total),

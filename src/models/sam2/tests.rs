@@ -273,6 +273,14 @@ fn incomplete_checkpoints_are_told_at_once() {
 }
 
 #[test]
+fn layers_without_end_are_refused_before_they_are_listed() {
+    let (_, mut tensors) = mini();
+    tensors.iter_mut().filter(|(n, _)| n.ends_with("mask_tokens.weight")).for_each(|(_, s)| *s = vec![1_000_001, 1]);
+    let json = mini_json().replace("\"num_multimask_outputs\": 3", "\"num_multimask_outputs\": 1000000");
+    says(from_parts(&zeros(&tensors), Some(&json)), &["1000000", "256 are the most"]);
+}
+
+#[test]
 fn a_stranger_beside_a_file_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("mini.pt");

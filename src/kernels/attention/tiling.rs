@@ -1,0 +1,109 @@
+//! The variants of attention, and how each cuts a shape.
+
+use crate::kernel::{Class, Target, Variant};
+
+/// A tile of `RG * ROWS` queries for heads of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
+macro_rules! tile {
+    ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal, $from:literal to $to:literal, $small:literal) => {
+        Variant {
+            name: $name,
+            class: Class::Gpu,
+            defines: &[
+                ("TILE", 1),
+                ("RG", $rg),
+                ("CG", $cg),
+                ("ROWS", $rows),
+                ("KEYS", $keys),
+                ("FROM", $from),
+                ("TO", $to),
+                ("SMALL", $small),
+            ],
+            subgroup: None,
+        }
+    };
+}
+
+/// `BLOCKS` queries an invocation.
+macro_rules! lane {
+    ($name:literal, $subgroup:expr, $size:literal = $lanes:literal, $blocks:literal x $keys:literal, $small:literal) => {
+        Variant {
+            name: $name,
+            class: Class::Software,
+            defines: &[("LANE", 1), ($size, $lanes), ("BLOCKS", $blocks), ("KEYS", $keys), ("SMALL", $small)],
+            subgroup: $subgroup,
+        }
+    };
+}
+
+/// Tiles are named by their queries.
+pub(super) const VARIANTS: &[Variant] = &[
+    // Sixteen vec4s of results a thread at most: beside scores and operands, what 128 registers hold.
+    tile!("tile64", 16 x 8, 4 x 4, 1 to 32, 0),
+    tile!("tile32", 16 x 8, 2 x 4, 1 to 32, 0),
+    tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
+    tile!("wide64", 16 x 16, 4 x 2, 33 to 64, 0),
+    tile!("wide32", 16 x 16, 2 x 2, 33 to 128, 0),
+    tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
+    lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0),
+    lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1),
+    lane!("subgroup4", Some(4), "LANES" = 4, 4 x 4, 1),
+    lane!("lane", None, "GROUP" = 8, 4 x 4, 1),
+];
+
+/// How a variant works on heads of `width` vec4s.
+pub(super) struct Tiling {
+    /// Queries of a workgroup.
+    pub(super) queries: usize,
+    /// Keys that it takes at a time.
+    pub(super) keys: usize,
+    /// Defines that follow from both: chunk sizes and the workgroup memory, in vec4s.
+    pub(super) defines: Vec<(&'static str, i64)>,
+}
+
+/// vec4s of 16 KiB, WebGPU's workgroup memory: more on one workgroup would mean fewer of them at once.
+const SHARED: usize = 1024;
+
+impl Tiling {
+    /// `None` if the variant cannot hold heads of this width.
+    pub(super) fn new(variant: &Variant, width: usize, target: &Target) -> Option<Self> {
+        let get = |name| variant.get(name) as usize;
+        if variant.defines[0].0 == "LANE" {
+            let (lanes, step) = match variant.subgroup {
+                Some(n) => (n as usize, n as usize * get("KEYS")),
+                None => (get("GROUP"), get("KEYS")),
+            };
+            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: Vec::new() });
+        }
+        let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
+        let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
+        // Chunks of the width of at most 9 vec4s, all of a size, each row of a chunk padded to an odd number.
+        let chunk = width.div_ceil(width.div_ceil(9));
+        let columns = width.div_ceil(cg);
+        let weights = queries * keys / 4;
+        let scores = (queries + keys) * (chunk | 1);
+        // Values by the largest power of two of keys that fits beside the weights.
+        let fitting = (SHARED - weights) / (columns * cg);
+        let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
+        // The maxima lie at the end: beyond the weights, and beyond the scores if there is room (no barrier, then).
+        let apart = scores.max(weights) + threads;
+        let together = scores.max(weights + threads);
+        let shared = if apart <= SHARED { apart } else { together }.max(weights + values * columns * cg);
+        let fits = (get("FROM")..=get("TO")).contains(&width)
+            && shared <= SHARED
+            && shared * 16 <= target.limits.workgroup_memory as usize
+            && threads <= target.limits.invocations as usize;
+        // Software adapters run tiles in tests only, and would take seconds to compile what is unrolled.
+        let unroll = target.class == Class::Gpu;
+        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared), ("UNROLL", unroll.into())];
+        let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
+        fits.then_some(Self { queries, keys, defines })
+    }
+}
+
+/// Keys of a workgroup, so that `groups` workgroups become enough to fill the adapter: a multiple of `step`.
+pub(super) fn split(keys: usize, groups: usize, step: usize, class: Class) -> usize {
+    // A mid-size GPU holds four such workgroups on each of 64 cores; a CPU has few cores, and a part costs little.
+    let (fill, least): (usize, usize) = if class == Class::Gpu { (256, 128) } else { (16, 64) };
+    let splits = fill.div_ceil(groups).min(keys / least).max(1);
+    keys.div_ceil(splits).next_multiple_of(step)
+}
