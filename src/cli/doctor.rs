@@ -7,7 +7,7 @@ use super::{
 };
 use clap::ValueEnum;
 use impasto::{
-    error::Context,
+    ErrorKind,
     gpu::{AdapterInfo, Checks, Gpu, adapters},
     kernel::Class,
     kernels::ALL,
@@ -83,6 +83,8 @@ struct Selftest {
     failed: usize,
     seconds: f64,
     reports: Vec<Report>,
+    /// What did not even run.
+    errors: Vec<String>,
 }
 
 pub(super) fn run(args: &Args, global: &Global) -> Outcome {
@@ -164,27 +166,36 @@ fn test(args: &Args, global: &Global, gpu: &Gpu) -> Outcome<Selftest> {
     let progress = global.progress();
     let chosen: Vec<_> =
         ALL.iter().filter(|e| args.kernel.is_empty() || args.kernel.iter().any(|k| k == e.kernel.name)).collect();
-    let mut reports: Vec<Report> = Vec::new();
+    let (mut reports, mut errors): (Vec<Report>, Vec<String>) = Default::default();
     for (n, entry) in chosen.iter().enumerate() {
         let kernel = entry.kernel;
-        let first = reports.len();
+        let (first, first_error) = (reports.len(), errors.len());
         progress.stage(format!("{}/{} {}", n + 1, chosen.len(), kernel.name));
         let cases = (entry.cases)();
         for (i, case) in cases.iter().enumerate() {
             signal::check()?;
             let expected = (case.twin)(&case.inputs);
             for recording in selftest::recordings(gpu, kernel, case) {
+                let name = format!("{}/{} {}", kernel.name, recording.0, case.name);
                 let run = selftest::run(gpu, kernel, case, recording, &expected);
-                reports.push(pollster::block_on(run).context(|| kernel.name)?.0);
+                match pollster::block_on(run) {
+                    Ok((report, _)) => reports.push(report),
+                    // The others may still run on it, and which do is worth to know.
+                    Err(e) if e.kind() == ErrorKind::Gpu => errors.push(format!("{name}: {e}")),
+                    Err(e) => return Err(e.context(name).into()),
+                }
             }
             progress.with(|c| c.progress.iter().for_each(|report| report((i + 1) as f32 / cases.len() as f32)));
         }
         if !args.json {
             progress.beside(|| print_kernel(&reports[first..]))?;
+            progress
+                .beside(|| errors[first_error..].iter().try_for_each(|e| print_line(&format!("    FAILED {e}"))))?;
         }
     }
-    let failed = reports.iter().filter(|r| !r.passed()).count();
-    Ok(Selftest { passed: reports.len() - failed, failed, seconds: start.elapsed().as_secs_f64(), reports })
+    let passed = reports.iter().filter(|r| r.passed()).count();
+    let failed = reports.len() - passed + errors.len();
+    Ok(Selftest { passed, failed, seconds: start.elapsed().as_secs_f64(), reports, errors })
 }
 
 fn print_kernel(reports: &[Report]) -> Outcome {

@@ -130,14 +130,8 @@ fn inspect(name: &str, tensors: bool, json: bool, options: &source::Options) -> 
     match &config {
         Ok(c) => {
             print_line(&format!("{origin}: {c}"))?;
-            print_line(&format!(
-                "pictures of {0} x {0}, trunk of {1:?} blocks with {2:?} channels, hidden {3}, {4}",
-                c.image_size,
-                c.hiera.blocks,
-                c.hiera.dims,
-                c.hidden,
-                if c.memory.is_some() { "with the memory for video" } else { "pictures only" }
-            ))?;
+            let memory = if c.memory.is_some() { "with the memory for video" } else { "pictures only" };
+            print_line(&format!("made for pictures of {0} x {0}, {memory}", c.image_size))?;
         }
         Err(e) => print_line(&format!("{origin}: nothing that impasto runs: {e}"))?,
     }

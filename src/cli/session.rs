@@ -3,7 +3,7 @@
 use super::{failure::Outcome, global::Global, progress::Progress};
 use clap::ValueEnum;
 use impasto::{
-    Error, ErrorKind, Result,
+    Result,
     models::sam2::{self, Behaviour, Config, Predictor},
     nn::Storage,
     weights::{Weights, source},
@@ -152,13 +152,6 @@ pub(super) fn open_model(name: &str, options: &source::Options) -> Result<(Confi
     if name == "mini" {
         return sam2::mini();
     }
-    let path = source::resolve(name, options).map_err(|e| match e.kind() {
-        // Other messages name it already, or the user has named a file.
-        ErrorKind::Network => {
-            let kind = e.kind();
-            Error::new(kind, format!("{e}. Without a network: `--model mini`, a small demo model that is built in"))
-        }
-        _ => e,
-    })?;
+    let path = source::resolve(name, options)?;
     sam2::open(&path)
 }
