@@ -1,6 +1,6 @@
 //! The one door to the GPU: only this folder may write `wgpu::`.
 //!
-//! [`Gpu`] is an adapter with its device; [`Tensor`] a buffer with a shape; [`Pipeline`] a compiled kernel. All are
+//! [`Gpu`] is an adapter with its device; [`Tensor`] a buffer with a shape; `Pipeline` a compiled kernel. All are
 //! cheap to clone. Nothing here knows a kernel or a model.
 
 mod adapter;
