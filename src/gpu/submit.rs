@@ -170,7 +170,7 @@ impl Gpu {
             s.encoder.resolve_query_set(&set, 0..count, &resolve, 0);
             s.encoder.copy_buffer_to_buffer(&resolve, 0, staging.raw(), 0, bytes);
             s.submit();
-            let ticks = staging.map_read(self, bytes, |b| bytemuck::pod_collect_to_vec::<u8, u64>(b)).await?;
+            let ticks = staging.map_read(self, bytes, bytemuck::pod_collect_to_vec::<u8, u64>).await?;
             times.extend(ticks.chunks(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
         }
         Ok(times)

@@ -142,7 +142,7 @@ impl Graph {
         let offset = (dtype.bytes(shape.count() / rows * start)) as u64;
         let alignment = self.target.limits.offset_alignment as u64;
         ensure!(
-            offset % alignment == 0,
+            offset.is_multiple_of(alignment),
             Shape,
             "row {start} of {shape} starts at byte {offset}, no multiple of {alignment}"
         );

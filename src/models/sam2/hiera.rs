@@ -108,7 +108,7 @@ async fn pos_embed(l: &Loader<'_>, w: &Weights, dim: usize, side: usize) -> Resu
     let background = channels_last(&w.get("pos_embed", &[1, dim, size, size])?.to_f32()?, dim);
     let window_shape = w.tensor("pos_embed_window")?.shape().to_vec();
     let window = window_shape.last().copied().unwrap_or(1);
-    ensure!(side % window == 0, Argument, "the image side must be a multiple of {}", 4 * window);
+    ensure!(side.is_multiple_of(window), Argument, "the image side must be a multiple of {}", 4 * window);
     let tile = channels_last(&w.get("pos_embed_window", &[1, dim, window, window])?.to_f32()?, dim);
     // A band of `window` rows, tiled along x, repeats down the picture.
     let band: Vec<f32> = tile.chunks(window * dim).flat_map(|row| row.repeat(side / window)).collect();

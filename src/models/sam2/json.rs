@@ -12,6 +12,7 @@ use std::{borrow::Cow, fmt::Debug};
 const MODEL_TYPES: [&str; 2] = ["sam2", "sam2_video"];
 
 /// Whether `json` is a `config.json` of a SAM 2; `None` if it is not JSON with a model type.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn is_sam2(json: &str) -> Option<bool> {
     #[derive(Deserialize)]
     struct Type {

@@ -65,7 +65,7 @@ pub(super) struct DecodeGraph {
 impl Model {
     pub(super) async fn load(gpu: &Gpu, w: &Weights, config: Config, side: usize, storage: Storage) -> Result<Self> {
         ensure!(
-            side >= 64 && side % 32 == 0,
+            side >= 64 && side.is_multiple_of(32),
             Argument,
             "the image side must be a multiple of 32 from 64 on, not {side}"
         );
