@@ -72,8 +72,9 @@ pub(super) fn run<T: Send + 'static>(
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(AHEAD);
     let mut failed = 0;
-    for (loaded, path) in Ahead::new(pictures, threads, AHEAD, load)?.zip(&paths) {
+    for (n, (loaded, path)) in Ahead::new(pictures, threads, AHEAD, load)?.zip(&paths).enumerate() {
         signal::check()?;
+        progress.item(n + 1, paths.len());
         let (error, of_this_one) = match loaded {
             Err(e) => (e, true),
             Ok(loaded) => match work(loaded) {

@@ -14,7 +14,7 @@ impl Progress {
     pub(super) fn new(shown: bool) -> Self {
         Self(shown.then(|| {
             let bar = ProgressBar::new(STEPS);
-            bar.set_style(style("{spinner} {msg} {wide_bar} {percent:>3}%"));
+            bar.set_style(style("{spinner} {prefix}{msg} {wide_bar} {percent:>3}%"));
             bar.enable_steady_tick(std::time::Duration::from_millis(120));
             bar
         }))
@@ -25,6 +25,13 @@ impl Progress {
         if let Some(bar) = &self.0 {
             bar.set_message(what);
             bar.set_position(0);
+        }
+    }
+
+    /// Item `n` of several is at work; one alone is not counted.
+    pub(super) fn item(&self, n: usize, of: usize) {
+        if let Some(bar) = self.0.as_ref().filter(|_| of > 1) {
+            bar.set_prefix(format!("{n}/{of} "));
         }
     }
 

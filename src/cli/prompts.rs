@@ -204,7 +204,7 @@ fn read_binary(path: &Path) -> Result<Mask> {
     Mask::from_fn_of(&bright, picture.width(), picture.height(), |v| u32::from(v) * 2 > u32::from(most))
 }
 
-/// Of a file with `low_res_masks` `(objects, masks, h, w)` the mask of each object whose `iou` is best, clamped as the
+/// Of a file with `low_res_masks` `(objects, masks, h, w)`, or with one tensor only, the mask of each object whose `iou` is best, clamped as the
 /// reference clamps what it feeds back.
 fn best_logits(bytes: &[u8]) -> Result<Vec<Vec<f32>>> {
     let bad = |what: &str| Error::new(ErrorKind::Input, what.to_string());
@@ -216,16 +216,22 @@ fn best_logits(bytes: &[u8]) -> Result<Vec<Vec<f32>>> {
         }
         Ok((tensor.shape().to_vec(), bytemuck::pod_collect_to_vec(tensor.data())))
     };
-    let (shape, values) = floats("low_res_masks")?;
-    let [objects, masks, h, w] = shape[..] else {
-        return Err(bad(&format!("`low_res_masks` has shape {shape:?}, expected (objects, masks, h, w)")));
+    let names = file.names();
+    // Logits that something else wrote may have any name.
+    let name = if names.len() == 1 { names[0] } else { "low_res_masks" };
+    let (shape, values) = floats(name)?;
+    let (objects, masks, h, w) = match shape[..] {
+        [h, w] => (1, 1, h, w),
+        [objects, h, w] => (objects, 1, h, w),
+        [objects, masks, h, w] => (objects, masks, h, w),
+        _ => return Err(bad(&format!("`{name}` has shape {shape:?}, expected (objects, masks, h, w)"))),
     };
     if values.is_empty() {
-        return Err(bad("`low_res_masks` is empty"));
+        return Err(bad(&format!("`{name}` is empty")));
     }
     let iou = if masks == 1 { vec![0.0; objects] } else { floats("iou")?.1 };
     if iou.len() != objects * masks {
-        return Err(bad("`iou` and `low_res_masks` are not of the same masks"));
+        return Err(bad(&format!("`iou` and `{name}` are not of the same masks")));
     }
     let best = |o: usize| {
         let scores = &iou[o * masks..][..masks];
@@ -302,6 +308,12 @@ mod tests {
             let tensors = [("low_res_masks", view(&shape, masks)), ("iou", view(&[iou.len()], iou))];
             safetensors::serialize(tensors, None).unwrap()
         };
+        let one = |shape: &[usize]| {
+            let view = TensorView::new(Dtype::F32, shape.to_vec(), &[0; 32]).unwrap();
+            best_logits(&safetensors::serialize([("mask", view)], None).unwrap())
+        };
+        assert_eq!((one(&[2, 4]).unwrap().len(), one(&[2, 2, 2]).unwrap().len()), (1, 2));
+        assert!(one(&[8]).unwrap_err().to_string().contains("expected (objects, masks, h, w)"));
         let masks: Vec<f32> = (0..8).map(|i| i as f32 * 10.0 - 35.0).collect();
         let bytes = file(&masks, [2, 2, 1, 2], &[0.5, 0.9, 0.7, 0.7]);
         assert_eq!(best_logits(&bytes).unwrap(), [[-15.0, -5.0], [5.0, 15.0]]);

@@ -151,7 +151,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
         let Loaded { path, content: picture, read } = loaded;
         let mut timings = session.timings();
         timings.set("read", read);
-        progress.stage(format!("{}: looking for masks", path.display()));
+        progress.stage(format!("masks of {}", pattern::stem(&path)));
         let found = timings.time("generate", || {
             progress
                 .with(|control| pollster::block_on(amg::generate(&mut session.predictor, &picture, &settings, control)))

@@ -216,7 +216,7 @@ impl Run<'_> {
         inside(&self.objects, width, height)?;
         let mut timings = self.session.timings();
         timings.set("read", read);
-        self.progress.stage(format!("encoding {}", path.display()));
+        self.progress.stage(format!("encoding {}", pattern::stem(&path)));
         let predictor = &mut self.session.predictor;
         timings.time("encode", || {
             self.progress.with(|control| pollster::block_on(predictor.encode(&pixels, width, height, control)))?;

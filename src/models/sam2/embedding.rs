@@ -14,6 +14,8 @@ use std::collections::HashMap;
 pub struct Embedding {
     /// Width and height of the picture.
     pub picture: (usize, usize),
+    /// Tells the weights that made it: those of another model give nonsense, even where the shapes agree.
+    pub model: u64,
     /// `feat0`, `feat1` and `image_embed`: name, shape `(1, c, h, w)`, values.
     pub tensors: Vec<(String, [usize; 4], Vec<f32>)>,
 }
@@ -22,6 +24,10 @@ pub struct Embedding {
 const NAMES: [&str; 3] = ["feat0", "feat1", "image_embed"];
 /// Metadata key of the picture's size.
 const PICTURE: &str = "picture";
+/// Metadata key of what tells the model.
+const MODEL: &str = "model";
+/// The largest picture, in pixels: what a file says is allocated for.
+const MAX_PIXELS: usize = 1 << 29;
 
 impl Embedding {
     /// A safetensors file.
@@ -30,7 +36,8 @@ impl Embedding {
     /// `Internal` if it cannot be serialised.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         let (width, height) = self.picture;
-        let metadata = HashMap::from([(PICTURE.to_string(), format!("{width}x{height}"))]);
+        let picture = (PICTURE.to_string(), format!("{width}x{height}"));
+        let metadata = HashMap::from([picture, (MODEL.to_string(), format!("{:016x}", self.model))]);
         let views = self
             .tensors
             .iter()
@@ -51,9 +58,15 @@ impl Embedding {
         let not = || "not an embedding that impasto saved";
         let (_, header) = SafeTensors::read_metadata(bytes).error(ErrorKind::Input, not)?;
         let file = SafeTensors::deserialize(bytes).error(ErrorKind::Input, not)?;
-        let size = header.metadata().as_ref().and_then(|m| m.get(PICTURE)).and_then(|s| s.split_once('x'));
-        let Some((Ok(width), Ok(height))) = size.map(|(w, h)| (w.parse(), h.parse())) else {
+        let said = |key: &str| header.metadata().as_ref()?.get(key).map(String::as_str);
+        let size = said(PICTURE).and_then(|s| s.split_once('x'));
+        let Some((Ok(width), Ok(height))) = size.map(|(w, h)| (w.parse::<usize>(), h.parse::<usize>())) else {
             bail!(Input, "{}: no picture size", not());
+        };
+        let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+        ensure!((1..=MAX_PIXELS).contains(&pixels), Input, "{}: a picture of {width}x{height}", not());
+        let Some(Ok(model)) = said(MODEL).map(|m| u64::from_str_radix(m, 16)) else {
+            bail!(Input, "{}: no model", not());
         };
         let tensors = NAMES
             .iter()
@@ -64,7 +77,7 @@ impl Embedding {
                 Ok((name.to_string(), shape, bytemuck::pod_collect_to_vec(t.data())))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { picture: (width, height), tensors })
+        Ok(Self { picture: (width, height), model, tensors })
     }
 }
 
@@ -81,15 +94,16 @@ impl Predictor {
             let values: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor.read(&self.gpu).await?);
             tensors.push((name.to_string(), [1, c, h, w], transpose(&values, h * w, c)));
         }
-        Ok(Embedding { picture, tensors })
+        Ok(Embedding { picture, model: self.model.fingerprint(), tensors })
     }
 
     /// Makes a kept embedding the picture that is prompted.
     ///
     /// # Errors
-    /// `Input` if it belongs to a model of another width or image size; what the device reports.
+    /// `Input` if it belongs to another model or image size; what the device reports.
     pub async fn restore(&mut self, embedding: &Embedding, control: Control<'_>) -> Result<()> {
         self.picture = None;
+        ensure!(embedding.model == self.model.fingerprint(), Input, "the embedding was made by another model");
         for (tensor, (name, shape, values)) in self.embedding_parts().into_iter().zip(&embedding.tensors) {
             let [h, w, c] = channels_last(tensor);
             ensure!(

@@ -155,6 +155,13 @@ impl Model {
         Ok(DecodeGraph { graph: g, tokens, mask, decoded })
     }
 
+    /// A number that tells these weights from others, whatever type they are stored in: FNV-1a over a small tensor that
+    /// training moves and that shapes every embedding's use.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let bytes = self.prompt_encoder.no_mask_embed.iter().flat_map(|v| v.to_le_bytes());
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    }
+
     /// The tokens that a prompt's embedded points are appended to.
     pub(super) fn output_tokens(&self) -> &[f32] {
         &self.mask_decoder.output_tokens

@@ -60,7 +60,7 @@ fn pictures() {
             ("good.png --mask text.png", 1, "not a PNG, JPEG or WebP"),
             ("good.png --mask black.png", 1, "nothing is set"),
             ("good.png --mask none.safetensors", 1, "no such file"),
-            ("good.png --mask other.safetensors", 1, "no tensor `low_res_masks`"),
+            ("good.png --mask other.safetensors", 1, "64x64 logits, not 6"),
             ("--embedding other.safetensors --point 5,5", 1, "not an embedding"),
         ],
     );

@@ -129,6 +129,9 @@ fn tensors_and_embeddings_can_be_used_again() {
     let again = place.json("segment --embedding e.safetensors --point 150,100 --model mini");
     assert_eq!(masks(&again)[0]["rle"], record["rle"]);
     assert_eq!(again["image"], first["image"]);
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sam2_mini_image");
+    let run = place.run(&["segment", "--embedding", "e.safetensors", "--point", "150,100", "--model", other]);
+    assert!(run.code == 1 && run.stderr.contains("another model"), "{}", run.stderr);
     let refined = place.json(&format!("{line} --mask t.safetensors"));
     let iou = checked_mask(&masks(&refined)[0], "rle").iou(&checked_mask(record, "rle")).unwrap();
     assert!(iou > 0.9, "{iou}");
