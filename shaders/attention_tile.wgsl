@@ -8,6 +8,9 @@
 // are neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
 // LEAN: where the results alone take 64 registers, addresses are computed again for every chunk, to stay within 128.
 // UNROLL: inner loops as text, as GPUs want them (naga's loops do not always unroll). Without, not even the driver can.
+// Tried (RADV, static): scale folded into q, 16 multiplications a chunk instead of a tile; addresses in the chunk's loop,
+// 70 % of it multiply-adds instead of 77 %; the chunk's loop left to the driver, which unrolls it: 168 registers at 128
+// wide; 2 x 4 blocks for heads of 256, 68 % instead of 75 % and twice the workgroup memory read for a multiply-add.
 #if TILE
 #define THREADS RG * CG
 #define BQ RG * ROWS
@@ -70,7 +73,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for n in 0..KN
         let kr_#{n} = row_of_key(at, key_token(at, t0 + ke_#{n} / #{CH}u), p.k);
 #endfor
-        // Not unrolled by the driver either: four chunks in a row cost 40 registers for loads issued far ahead.
+        // Kept rolled: four chunks in a row cost 40 registers, for loads issued far ahead.
         for (var c0 = 0u; c0 < #{D4}u * p.one; c0 += #{CH}u) {
             // Loads before the barrier: they overlap with what the others still compute.
 #for n in 0..QN
