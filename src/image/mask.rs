@@ -20,7 +20,7 @@ impl Mask {
     /// `Argument` if a side is 0 or the mask would not fit into memory.
     pub fn new(width: usize, height: usize) -> Result<Self> {
         ensure!(width > 0 && height > 0, Argument, "a mask of {width}x{height} has no pixels");
-        let fits = width.checked_mul(height).is_some_and(|n| n <= 1 << 40);
+        let fits = width.checked_mul(height).is_some_and(|n| n as u64 <= 1 << 40);
         ensure!(fits, Argument, "a mask of {width}x{height} is too large");
         Ok(Self::blank(width, height))
     }
