@@ -20,9 +20,7 @@ fn place() -> Place {
     blank("black.png", 480, 360);
     let mini = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/sam2-mini/model.safetensors")).unwrap();
     write("cut.safetensors", &mini[..mini.len() / 2]);
-    let other =
-        [("a.weight", safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).unwrap())];
-    write("other.safetensors", &safetensors::serialize(other, None).unwrap());
+    write("other.safetensors", &super::others::other_model());
     std::fs::create_dir(place.at("folder")).unwrap();
     place
 }
