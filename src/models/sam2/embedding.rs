@@ -63,7 +63,7 @@ impl Embedding {
         let Some((Ok(width), Ok(height))) = size.map(|(w, h)| (w.parse::<usize>(), h.parse::<usize>())) else {
             bail!(Input, "{}: no picture size", not());
         };
-        let pixels = width.checked_mul(height).unwrap_or(usize::MAX);
+        let pixels = width.saturating_mul(height);
         ensure!((1..=MAX_PIXELS).contains(&pixels), Input, "{}: a picture of {width}x{height}", not());
         let Some(Ok(model)) = said(MODEL).map(|m| u64::from_str_radix(m, 16)) else {
             bail!(Input, "{}: no model", not());
