@@ -238,7 +238,7 @@ impl TwoWayTransformer {
         image: ImageTokens,
         dims: Dims,
     ) -> Result<(Value, ImageTokens)> {
-        let Dims { batch, t, cells, inner } = dims;
+        let Dims { t, cells, inner, .. } = dims;
         let d = self.d;
         let with = |column: usize| Run { residual: Some(pe(column)), ..Run::default() };
 
@@ -271,7 +271,6 @@ impl TwoWayTransformer {
         let keys = self.add(g, &layer.image_out, a, image.keys)?;
         let keys = layer.norm4.forward(g, keys)?;
         g.mark(keys, "1");
-        let _ = batch;
         Ok((queries, ImageTokens { keys, projected: keys, shared: false }))
     }
 
