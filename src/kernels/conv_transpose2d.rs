@@ -95,14 +95,14 @@ pub fn cases() -> Vec<Case> {
         )
     };
     use Activation as A;
+    // Few combinations of channels % 4, storage, skip and activation: each is a text to compile for every variant.
     vec![
-        case("one", [1, 1, 1, 1], 1, A::None, 0, DType::F32),
+        case("one", [1, 1, 1, 1], 1, A::Relu, 1, DType::F32),
         case("odd", [2, 3, 5, 7], 3, A::Relu, 2, DType::F32),
-        case("odd half", [1, 5, 3, 9], 5, A::Gelu, 1, DType::F16),
+        case("odd half", [1, 5, 3, 9], 5, A::None, 0, DType::F16),
         case("decoder upscale 1", [2, 8, 8, 256], 64, A::None, 1, DType::F32),
-        case("decoder upscale 1 half", [1, 7, 9, 256], 64, A::None, 1, DType::F16),
-        case("decoder upscale 2", [2, 12, 12, 64], 32, A::Gelu, 1, DType::F32),
-        case("own skips", [3, 4, 4, 16], 8, A::Gelu, 3, DType::F32),
+        case("decoder upscale 2", [2, 12, 12, 64], 32, A::Gelu, 1, DType::F16),
+        case("own skips", [3, 4, 4, 16], 8, A::Gelu, 3, DType::F16),
         case("outliers", [1, 6, 6, 20], 12, A::None, 1, DType::F32),
     ]
 }
