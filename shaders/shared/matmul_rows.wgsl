@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for c in 0..COLS
     let w_#{c} = p.w_offset + batch * p.w_batch + min(tile.y + team * #{COLS}u + #{c}u, p.n - 1u) * p.w_row;
 #for r in 0..ROWS
-    var acc_#{r}_#{c} = vec4<f32>();
+    var acc_#{r}_#{c} = 0.0;
 #endfor
 #endfor
 
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for r in 0..ROWS
         let a_#{r} = load_x(x_#{r}, k);
 #for c in 0..COLS
-        acc_#{r}_#{c} = fma(a_#{r}, b_#{c}, acc_#{r}_#{c});
+        acc_#{r}_#{c} = fma(a_#{r}.w, b_#{c}.w, fma(a_#{r}.z, b_#{c}.z, fma(a_#{r}.y, b_#{c}.y, fma(a_#{r}.x, b_#{c}.x, acc_#{r}_#{c}))));
 #endfor
 #endfor
     }
@@ -39,7 +39,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let first = team * #{SUMS * (LANES + 1)}u + lane;
 #for r in 0..ROWS
 #for c in 0..COLS
-    sums[first + #{(r * COLS + c) * (LANES + 1)}u] = (acc_#{r}_#{c}.x + acc_#{r}_#{c}.y) + (acc_#{r}_#{c}.z + acc_#{r}_#{c}.w);
+    sums[first + #{(r * COLS + c) * (LANES + 1)}u] = acc_#{r}_#{c};
 #endfor
 #endfor
     workgroupBarrier();

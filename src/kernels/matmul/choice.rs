@@ -24,7 +24,7 @@ pub(super) const VARIANTS: &[Variant] = &[
     Variant {
         name: "rows8",
         class: Class::Gpu,
-        defines: &[("METHOD", ROWS), ("ROWS", 8), ("COLS", 4), ("LANES", 32)],
+        defines: &[("METHOD", ROWS), ("ROWS", 8), ("COLS", 2), ("LANES", 16)],
         subgroup: None,
     },
     Variant {
