@@ -1,11 +1,11 @@
 //! SAM 2 against the official implementations, by the fixtures of `tests/fixtures/sam2_mini_image`: random weights,
-//! a picture at the model's size, and what transformers computed in f64 (see its README).
+//! a picture at the model's size, and what transformers computed in f64.
 
 use crate::common::{fixture, gpu};
 use impasto::{
     gpu::Checks,
     graph::Control,
-    image::Picture,
+    image::{Picture, resize::bilinear_mask},
     kernels::deviation,
     models::sam2::{self, Ask, MaskPrompt, Options, Predictor, Prompt},
     nn::Storage,
@@ -13,15 +13,22 @@ use impasto::{
 use pollster::block_on;
 use safetensors::SafeTensors;
 
-struct Io(Vec<u8>);
+/// The tensors of transformers, and those of Meta's package for no prompt at all, where transformers pads with two
+/// tokens (`make_no_prompt.py`).
+struct Io {
+    transformers: Vec<u8>,
+    official: Vec<u8>,
+}
 
 impl Io {
     fn open() -> Self {
-        Self(std::fs::read(fixture("sam2_mini_image/io.safetensors")).unwrap())
+        let read = |name| std::fs::read(fixture("sam2_mini_image").join(name)).unwrap();
+        Self { transformers: read("io.safetensors"), official: read("no_prompt.safetensors") }
     }
 
     fn f32(&self, name: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let bytes = if name.starts_with("empty.") { &self.official } else { &self.transformers };
+        let file = SafeTensors::deserialize(bytes).unwrap();
         let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
         match tensor.dtype() {
             safetensors::Dtype::I32 => {
@@ -32,11 +39,11 @@ impl Io {
     }
 
     fn picture(&self) -> Picture {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let file = SafeTensors::deserialize(&self.transformers).unwrap();
         Picture::new(256, 256, file.tensor("image_u8").unwrap().data().to_vec()).unwrap()
     }
 
-    /// The prompts that users can give (`none` of the fixture is the video model's, with two padding tokens).
+    /// Every prompt of the references.
     fn prompts(&self) -> Vec<(&'static str, Prompt)> {
         let points = |name: &str| {
             let xy = self.f32(&format!("in.{name}.points"));
@@ -57,6 +64,7 @@ impl Io {
             ("point3", points("point3")),
             ("box", Prompt::bounds(bounds.try_into().unwrap())),
             ("box_point", points("box_point")),
+            ("empty", Prompt::default()),
             ("mask_point", points("mask_point").and_mask(MaskPrompt::Logits(self.f32("in.mask_point.mask")))),
         ]
     }
@@ -80,6 +88,7 @@ fn embedding_and_masks_equal_the_reference() {
             println!("{storage:?} {name}: nmse {nmse:.1e}, max {max:.1e}");
             assert!(nmse <= allowed, "{storage:?} {name}: nmse {nmse:.1e}, max {max:.1e}");
         }
+        let mut ious = Vec::new();
         for (name, prompt) in io.prompts() {
             for multimask in [true, false] {
                 let key = |part| format!("{name}.{}.{part}", if multimask { "multi" } else { "single" });
@@ -90,20 +99,22 @@ fn embedding_and_masks_equal_the_reference() {
                 let (nmse, max) = deviation(&low, &reference);
                 println!("{storage:?} {}: nmse {nmse:.1e}, max {max:.1e}", key(""));
                 assert!(nmse <= allowed, "{storage:?} {}: nmse {nmse:.1e}, max {max:.1e}", key("low_res_masks"));
-                for (a, b) in low.chunks(64 * 64).zip(reference.chunks(64 * 64)) {
-                    let count = |f: &dyn Fn(bool, bool) -> bool| {
-                        a.iter().zip(b).filter(|(a, b)| f(**a > 0.0, **b > 0.0)).count()
-                    };
-                    let iou = count(&|a, b| a && b) as f64 / count(&|a, b| a || b).max(1) as f64;
-                    assert!(iou >= if storage == Storage::F32 { 0.999 } else { 0.98 }, "{}: IoU {iou}", key("mask"));
+                // Masks as users get them, at the picture's size.
+                for (candidate, low) in found.candidates.iter().zip(reference.chunks(64 * 64)) {
+                    let expected = bilinear_mask(low, (64, 64), 256, 256, 0.0).unwrap();
+                    ious.push(candidate.mask().unwrap().iou(&expected).unwrap());
                 }
                 let iou: Vec<f32> = found.candidates.iter().map(|c| c.iou).collect();
                 let (_, max) = deviation(&iou, &io.f32(&key("iou")));
                 assert!(max <= scores, "{storage:?} {}: max {max:.1e}", key("iou"));
                 let (_, max) = deviation(&[found.object_score], &io.f32(&key("obj_score")));
-                assert!(max <= scores * 50.0, "{storage:?} {}: max {max:.1e}", key("obj_score"));
+                assert!(max <= scores, "{storage:?} {}: max {max:.1e}", key("obj_score"));
             }
         }
+        // Random weights put many logits next to zero: with half weights a mask or two lose 2 pixels in 1000.
+        let (mean, worst) = (ious.iter().sum::<f64>() / ious.len() as f64, ious.iter().copied().fold(1.0, f64::min));
+        println!("{storage:?}: IoU {mean:.5} on average, {worst:.5} at worst");
+        assert!(mean >= 0.999 && worst >= if storage == Storage::F32 { 0.9999 } else { 0.998 }, "{mean} {worst}");
     }
 }
 
