@@ -99,7 +99,7 @@ fn cell(t: u32, side: u32, inverse: f32) -> vec2<u32> {
 fn query_token(at: Place, t: u32) -> u32 {
 #if WINDOW
     let xy = at.window * p.query_side + cell(t, p.query_side, p.query_inverse);
-    let inside = t < p.queries && xy.x < p.query_grid.x && xy.y < p.query_grid.y;
+    let inside = (t < p.queries) & all(xy < p.query_grid);
     return select(NOWHERE, xy.y * p.query_grid.x + xy.x, inside);
 #else
     return select(NOWHERE, t, t < p.queries);
@@ -113,7 +113,7 @@ fn key_token(at: Place, t: u32) -> u32 {
     let xy = at.window * p.key_side + cell(real, p.key_side, p.key_inverse);
     let token = xy.y * p.key_grid.x + xy.x;
 #if PAD
-    return select(NOWHERE, token, xy.x < p.key_grid.x && xy.y < p.key_grid.y);
+    return select(NOWHERE, token, all(xy < p.key_grid));
 #else
     return token;
 #endif

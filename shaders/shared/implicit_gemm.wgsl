@@ -11,6 +11,7 @@
 //           gets the others' pixels by broadcast; SUBGROUP * ROWS pixels x COLS columns in registers a lane
 // neither   ROWS pixels x COLS columns an invocation
 // UNROLL: the tile's inner loop as text, as GPUs want it; a software driver would compile it for minutes.
+// Conditions join by `&`: naga turns `&&` into branches, and on 64 nested ones SwiftShader's compiler does not return.
 // VEC 4: j runs in vec4 (channels % 4 == 0); HALF: f16 weights; VEC_OUT: columns % 4 == 0.
 struct Params {
     base: vec4<u32>,
@@ -64,15 +65,14 @@ fn patch4(q: Patch, ky: u32, j: u32) -> vec4<f32> {
     let at = u32(q.start) + ky * p.row + j;
     let column = u32(q.left) + j;
 #if VEC == 4
-    let ok = inside && j < p.span && column < p.row;
+    let ok = inside & (j < p.span) & (column < p.row);
     return select(vec4<f32>(), x[select(0u, at / 4u, ok)], ok);
 #else
-    var v = vec4<f32>();
 #for i in 0..4
-    let ok#{i} = inside && j + #{i}u < p.span && column + #{i}u < p.row;
-    v[#{i}] = select(0.0, x[select(0u, at + #{i}u, ok#{i})], ok#{i});
+    let ok#{i} = inside & (j + #{i}u < p.span) & (column + #{i}u < p.row);
+    let v#{i} = select(0.0, x[select(0u, at + #{i}u, ok#{i})], ok#{i});
 #endfor
-    return v;
+    return vec4(v0, v1, v2, v3);
 #endif
 }
 
@@ -80,7 +80,7 @@ fn patch4(q: Patch, ky: u32, j: u32) -> vec4<f32> {
 fn weight4(c: u32, ky: u32, j: u32) -> vec4<f32> {
     let at = (c * p.taps + ky) * p.span + j;
 #if VEC == 4
-    let ok = c < p.columns && j < p.span;
+    let ok = (c < p.columns) & (j < p.span);
     let w = weight[select(0u, at / 4u, ok)];
 #if HALF
     return select(vec4<f32>(), vec4(unpack2x16float(w.x), unpack2x16float(w.y)), ok);
@@ -88,17 +88,16 @@ fn weight4(c: u32, ky: u32, j: u32) -> vec4<f32> {
     return select(vec4<f32>(), w, ok);
 #endif
 #else
-    var v = vec4<f32>();
 #for i in 0..4
-    let ok#{i} = c < p.columns && j + #{i}u < p.span;
+    let ok#{i} = (c < p.columns) & (j + #{i}u < p.span);
     let at#{i} = select(0u, at + #{i}u, ok#{i});
 #if HALF
-    v[#{i}] = select(0.0, unpack2x16float(weight[at#{i} / 2u])[at#{i} % 2u], ok#{i});
+    let v#{i} = select(0.0, unpack2x16float(weight[at#{i} / 2u])[at#{i} % 2u], ok#{i});
 #else
-    v[#{i}] = select(0.0, weight[at#{i}], ok#{i});
+    let v#{i} = select(0.0, weight[at#{i}], ok#{i});
 #endif
 #endfor
-    return v;
+    return vec4(v0, v1, v2, v3);
 #endif
 }
 
@@ -107,7 +106,7 @@ fn weight4(c: u32, ky: u32, j: u32) -> vec4<f32> {
 #endif
 fn activate(v: vec4<f32>) -> vec4<f32> {
 #if ACTIVATION == 1
-    return vec4(gelu(v.x), gelu(v.y), gelu(v.z), gelu(v.w));
+    return gelu4(v);
 #elif ACTIVATION == 2
     return max(v, vec4<f32>());
 #else
@@ -275,7 +274,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     for (var i = 0u; i < #{ROWS * LANES * COLS / 4}u; i++) {
         let m = first_pixel + i / #{COLS / 4}u;
         let c = column + i % #{COLS / 4}u * 4u;
-        if m < p.pixels && c < p.columns {
+        if (m < p.pixels) & (c < p.columns) {
             store(m, c, sums[i]);
         }
     }
