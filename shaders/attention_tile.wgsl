@@ -7,7 +7,7 @@
 // A vec4 of weights is one thread's: 4 keys of a query, or 2 of each of two (WGSL has no race-free store of a half). They
 // are neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
 // LEAN: where the results alone take 64 registers, addresses are computed again for every chunk, to stay within 128.
-// UNROLL: inner loops as text, as GPUs want them (naga's loops do not always unroll). Without, not even the driver can.
+// Inner loops are unrolled as text: drivers do not always unroll naga's loops.
 // Tried (RADV, static): scale folded into q, 16 multiplications a chunk instead of a tile; addresses in the chunk's loop,
 // 70 % of it multiply-adds instead of 77 %; the chunk's loop left to the driver, which unrolls it: 168 registers at 128
 // wide; 2 x 4 blocks for heads of 256, 68 % instead of 75 % and twice the workgroup memory read for a multiply-add.
@@ -24,13 +24,6 @@
 #define KN (BK * CH + THREADS - 1) / THREADS
 #define VN (VK * VST + THREADS - 1) / THREADS
 #define LEAN NV * ROWS > 12
-#if UNROLL
-#define CU CH
-#define VU VK / 4
-#else
-#define CU 1
-#define VU 1
-#endif
 
 var<workgroup> sh: array<vec4<f32>, #{SHARED}>;
 
@@ -41,11 +34,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let rg = tid / #{CG}u;
     let cg = tid % #{CG}u;
     let block = id.x * #{BQ}u;
-#if UNROLL
-    let one = 1u;
-#else
-    let one = p.one;
-#endif
     let turn = rg & #{CG - 1}u;
 #for n in 0..QN
     let qe_#{n} = tid + #{n * THREADS}u;
@@ -111,22 +99,20 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-            for (var i = 0u; i < #{CH}u * one; i += #{CU}u) {
-#for u in 0..CU
+#for u in 0..CH
 #for r in 0..ROWS
-                let a_#{u}_#{r} = sh[rg * #{ST}u + i + #{r * RG * ST + u}u];
+            let a_#{u}_#{r} = sh[rg * #{ST}u + #{r * RG * ST + u}u];
 #endfor
 #for c in 0..KEYS
-                let b_#{u}_#{c} = sh[cg * #{ST}u + i + #{(BQ + c * CG) * ST + u}u];
+            let b_#{u}_#{c} = sh[cg * #{ST}u + #{(BQ + c * CG) * ST + u}u];
 #for r in 0..ROWS
-                s_#{r}_#{c} = fma(a_#{u}_#{r}.x, b_#{u}_#{c}.x, s_#{r}_#{c});
-                s_#{r}_#{c} = fma(a_#{u}_#{r}.y, b_#{u}_#{c}.y, s_#{r}_#{c});
-                s_#{r}_#{c} = fma(a_#{u}_#{r}.z, b_#{u}_#{c}.z, s_#{r}_#{c});
-                s_#{r}_#{c} = fma(a_#{u}_#{r}.w, b_#{u}_#{c}.w, s_#{r}_#{c});
+            s_#{r}_#{c} = fma(a_#{u}_#{r}.x, b_#{u}_#{c}.x, s_#{r}_#{c});
+            s_#{r}_#{c} = fma(a_#{u}_#{r}.y, b_#{u}_#{c}.y, s_#{r}_#{c});
+            s_#{r}_#{c} = fma(a_#{u}_#{r}.z, b_#{u}_#{c}.z, s_#{r}_#{c});
+            s_#{r}_#{c} = fma(a_#{u}_#{r}.w, b_#{u}_#{c}.w, s_#{r}_#{c});
 #endfor
 #endfor
 #endfor
-            }
         }
 
         // The maximum of each query over its CG threads.
@@ -144,7 +130,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
         sh[#{RED}u + tid] = top;
         workgroupBarrier();
-        for (var c = 0u; c < #{CG}u * one; c++) {
+        for (var c = 0u; c < #{CG}u; c++) {
             top = max(top, sh[#{RED}u + rg * #{CG}u + c]);
         }
 
@@ -190,33 +176,31 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-            for (var j = 0u; j < #{VK / 4}u * one; j += #{VU}u) {
-#for u in 0..VU
+#for u in 0..VK / 4
 #if KEYS == 4
 #for r in 0..ROWS
-                let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 4u + j + #{u}u) ^ turn)];
+            let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 4u + #{u}u) ^ turn)];
 #endfor
 #else
 #for h in 0..2
 #for r in 0..ROWS / 2
-                let e_#{u}_#{r}_#{h} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 2u + j * 2u + #{u * 2 + h}u) ^ turn)];
+            let e_#{u}_#{r}_#{h} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 2u + #{u * 2 + h}u) ^ turn)];
 #endfor
 #endfor
 #for r in 0..ROWS / 2
-                let p_#{u}_#{2 * r} = vec4(e_#{u}_#{r}_0.xy, e_#{u}_#{r}_1.xy);
-                let p_#{u}_#{2 * r + 1} = vec4(e_#{u}_#{r}_0.zw, e_#{u}_#{r}_1.zw);
+            let p_#{u}_#{2 * r} = vec4(e_#{u}_#{r}_0.xy, e_#{u}_#{r}_1.xy);
+            let p_#{u}_#{2 * r + 1} = vec4(e_#{u}_#{r}_0.zw, e_#{u}_#{r}_1.zw);
 #endfor
 #endif
 #for n in 0..NV
 #for c in 0..4
-                let x_#{u}_#{n}_#{c} = sh[cg + j * #{4 * VST}u + #{VS + (u * 4 + c) * VST + n * CG}u];
+            let x_#{u}_#{n}_#{c} = sh[cg + #{VS + (u * 4 + c) * VST + n * CG}u];
 #for r in 0..ROWS
-                o_#{r}_#{n} = fma(vec4(p_#{u}_#{r}[#{c}]), x_#{u}_#{n}_#{c}, o_#{r}_#{n});
+            o_#{r}_#{n} = fma(vec4(p_#{u}_#{r}[#{c}]), x_#{u}_#{n}_#{c}, o_#{r}_#{n});
 #endfor
 #endfor
 #endfor
 #endfor
-            }
         }
         // The next tile's first barrier keeps its stores behind these reads.
     }
@@ -229,7 +213,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     sh[#{RED}u + tid] = sums;
     workgroupBarrier();
     sums = vec4(0.0);
-    for (var c = 0u; c < #{CG}u * one; c++) {
+    for (var c = 0u; c < #{CG}u; c++) {
         sums += sh[#{RED}u + rg * #{CG}u + c];
     }
 #for r in 0..ROWS

@@ -10,7 +10,6 @@
 // SUBGROUP  one subgroup a workgroup, no memory shared: each lane loads ROWS pixels and COLS columns of its own, and
 //           gets the others' pixels by broadcast; SUBGROUP * ROWS pixels x COLS columns in registers a lane
 // neither   ROWS pixels x COLS columns an invocation
-// UNROLL: the tile's inner loop as text, as GPUs want it; a software driver would compile it for minutes.
 // Conditions join by `&`: naga turns `&&` into branches, and on 64 nested ones SwiftShader's compiler does not return.
 // VEC 4: j runs in vec4 (channels % 4 == 0); HALF: f16 weights; VEC_OUT: columns % 4 == 0.
 struct Params {
@@ -172,29 +171,19 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
             workgroupBarrier();
-#if UNROLL
-#define STEP BK
-            let k = 0u;
-#else
-#define STEP 1
-            for (var k = 0u; k < #{BK}u; k++) {
-#endif
-#for u in 0..STEP
+#for k in 0..BK
             {
 #for s in 0..TM / 4
-                let a#{s} = sh_x[k * #{BM / 4}u + #{u * BM / 4 + s * (BM / TM)}u + ty];
+                let a#{s} = sh_x[#{k * BM / 4 + s * (BM / TM)}u + ty];
 #endfor
 #for s in 0..TN / 4
-                let b#{s} = sh_w[k * #{BN / 4}u + #{u * BN / 4 + s * (BN / TN)}u + tx];
+                let b#{s} = sh_w[#{k * BN / 4 + s * (BN / TN)}u + tx];
 #for r in 0..TM
                 sum#{r}_#{s} += a#{r / 4}[#{r % 4}] * b#{s};
 #endfor
 #endfor
             }
 #endfor
-#if !UNROLL
-            }
-#endif
             workgroupBarrier();
         }
     }

@@ -159,7 +159,6 @@ pub(super) fn implicit_gemm(
         kernel,
         variant,
         defines: vec![
-            ("UNROLL", i64::from(g.target().class == Class::Gpu)),
             ("VEC", vec),
             ("VEC_OUT", cout.is_multiple_of(4).into()),
             ("HALF", half.into()),

@@ -92,9 +92,7 @@ impl Tiling {
             && shared <= SHARED
             && shared * 16 <= target.limits.workgroup_memory as usize
             && threads <= target.limits.invocations as usize;
-        // Software adapters run tiles in tests only, and would take seconds to compile what is unrolled.
-        let unroll = target.class == Class::Gpu;
-        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared), ("UNROLL", unroll.into())];
+        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared)];
         let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
         fits.then_some(Self { queries, keys, defines })
     }
