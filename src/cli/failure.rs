@@ -37,7 +37,7 @@ impl Failure {
                 ExitCode::from(2)
             }
             Self::Error(e) if e.kind() == ErrorKind::Cancelled => {
-                complain("interrupted");
+                super::signal::tell();
                 ExitCode::from(130)
             }
             Self::Error(e) => {

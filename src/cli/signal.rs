@@ -1,8 +1,8 @@
 //! Ctrl-C (and SIGTERM, SIGHUP): asks the work to stop, and stops it if it does not.
 
+use super::failure::complain;
 use impasto::{ErrorKind, Result, error::IntoError, graph::Control, image::output};
 use std::{
-    io::Write,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -36,8 +36,16 @@ pub(super) fn check() -> Result<()> {
 /// Ends the process without unwinding: it is compiling a shader, waiting for a disk, or in a driver.
 fn stop() -> ! {
     output::remove_temporaries();
-    let _ = writeln!(std::io::stderr().lock(), "error: interrupted");
+    tell();
     exit(130)
+}
+
+/// Says once what happened: the work may end in the moment that [`stop`] ends it.
+pub(super) fn tell() {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::SeqCst) {
+        complain("interrupted");
+    }
 }
 
 /// `_exit`, not `exit`: a driver's own exit handlers may crash or wait while its threads are at work.
