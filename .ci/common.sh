@@ -23,9 +23,9 @@ adapter() {
     # lavapipe complains without it.
     export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$(mktemp -d)}"
     [ "$(uname)" = Linux ] || return 0
-    if ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1 && ldconfig -p | grep -q libvulkan.so.1; then
-        return 0
-    fi
+    for driver in /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json ${VK_DRIVER_FILES:+"$VK_DRIVER_FILES"}; do
+        [ -e "$driver" ] && /sbin/ldconfig -p | grep libvulkan.so.1 >/dev/null && return 0
+    done
     if command -v apt-get >/dev/null; then
         echo "no Vulkan driver found: installing Mesa's, which also runs without a GPU" >&2
         install mesa-vulkan-drivers libvulkan1

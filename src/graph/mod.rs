@@ -3,12 +3,16 @@
 //! There is no op enum and no optimiser: a kernel function checks shapes and appends a [`Dispatch`]. A scope
 //! path (`image_encoder.trunk.blocks.3.attn`) names dispatches for errors, the profiler, taps and the dump.
 
+mod bind;
 mod dump;
 mod plan;
-mod run;
+mod play;
+mod pool;
 
+pub use bind::{Bound, Options as BindOptions};
 pub use plan::Plan;
-pub use run::{Bound, Control, DispatchTime, Options as BindOptions, SlotPool};
+pub use play::{Control, DispatchTime};
+pub use pool::SlotPool;
 
 use crate::{
     error::{Result, ensure},
