@@ -5,7 +5,8 @@ use super::{
     client::{Client, File},
     home, io_error,
 };
-use crate::error::{Error, ErrorKind, Result, ensure};
+use crate::error::{Error, ErrorKind, Result, bail, ensure};
+use sha2::{Digest, Sha256};
 use std::{
     fs,
     io::{Read, Write},
@@ -79,7 +80,34 @@ fn download(client: &Client, options: &Options, source: &Source<'_>, meta: &File
         }
         std::thread::sleep(Duration::from_millis(250 << fruitless));
     }
+    if let Some(found) = other_sha256(&part, &meta.etag).map_err(|e| io_error(&part, e))? {
+        // Nothing to go on from: it is not known where it is wrong.
+        fs::remove_file(&part).map_err(|e| io_error(&part, e))?;
+        bail!(
+            Network,
+            "'{}' arrived damaged: its SHA-256 is {found}, the Hub says {}; try again",
+            source.file,
+            meta.etag
+        );
+    }
     fs::rename(&part, blob).map_err(|e| io_error(blob, e))
+}
+
+/// The SHA-256 of a file if it is not `etag`. The Hub names large files (LFS, Xet) by it, small ones by a git hash of
+/// 40 digits, which is not checked.
+fn other_sha256(file: &Path, etag: &str) -> std::io::Result<Option<String>> {
+    if etag.len() != 64 || !etag.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(None);
+    }
+    let (mut hash, mut file, mut buffer) = (Sha256::new(), fs::File::open(file)?, vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            read => hash.update(&buffer[..read]),
+        }
+    }
+    let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Ok((!found.eq_ignore_ascii_case(etag)).then_some(found))
 }
 
 /// One request: appends to `part`, which has `before` bytes.

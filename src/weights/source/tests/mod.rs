@@ -194,7 +194,7 @@ fn a_cut_connection_goes_on_where_it_ended() {
 fn what_an_earlier_run_left_is_continued() {
     let (server, _guard, options) = hub(model());
     let data = weights();
-    let blob = format!("{:040x}", data.len() * 31 + data[0] as usize);
+    let blob = server::git_hash(&data);
     let blobs = options.cache.join("models--org--model/blobs");
     fs::create_dir_all(&blobs).unwrap();
     let part = blobs.join(format!("{blob}.incomplete"));
@@ -323,6 +323,18 @@ fn a_server_that_lies() {
     let blobs = options.cache.join("models--org--model/blobs");
     let whole = fs::read_dir(blobs).unwrap().filter(|f| !f.as_ref().unwrap().path().ends_with(".incomplete"));
     assert!(whole.map(|f| f.unwrap().file_name()).all(|name| name.to_string_lossy().ends_with(".incomplete")));
+}
+
+#[test]
+fn a_damaged_download_is_not_kept() {
+    const OTHER: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
+    let (server, _guard, options) = hub(Behaviour { etag: Some(OTHER), ..model() });
+    fails("org/model", &options, ErrorKind::Network, &["'config.json' arrived damaged", OTHER]);
+    let blobs = options.cache.join("models--org--model/blobs");
+    assert_eq!(fs::read_dir(blobs).unwrap().count(), 0);
+    // Storage names its files by what they hold.
+    server.change(|hub| (hub.etag, hub.storage) = (None, true));
+    assert_eq!(fs::read(resolve("org/model", &options).unwrap().join("model.safetensors")).unwrap(), weights());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A Hub on this machine, for as long as a test runs: enough of its protocol, and its ways of failing.
 
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     io::{BufRead, BufReader, Write},
@@ -135,7 +136,12 @@ fn reply(hub: &mut Behaviour, method: &str, path: &str, headers: &HashMap<String
     // The token is the Hub's business only: in the tests storage is another host, `localhost`.
     assert!(!storage || token.is_none(), "the token went to the storage service");
     let Some(data) = hub.files.get(name).cloned() else { return error(404, "EntryNotFound") };
-    let etag = hub.etag.map_or_else(|| format!("{:040x}", data.len() * 31 + data[0] as usize), str::to_owned);
+    // Large files lie in storage and are named by their SHA-256.
+    let etag = match hub.etag {
+        Some(etag) => etag.to_owned(),
+        None if hub.storage => sha256(&data),
+        None => git_hash(&data),
+    };
     let size = hub.wrong_size.unwrap_or(data.len()).to_string();
     if hub.storage && !storage {
         let port = headers["host"].rsplit(':').next().unwrap_or("");
@@ -172,4 +178,13 @@ fn info(hub: &Behaviour) -> Reply {
     let body =
         format!(r#"{{"id":"org/model","sha":"{SHA}","gated":false,"siblings":[{}]}}"#, files.join(",")).into_bytes();
     Reply { status: 200, headers: vec![("Content-Length", body.len().to_string())], body }
+}
+
+fn sha256(data: &[u8]) -> String {
+    Sha256::digest(data).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What names a small file: 40 digits, of another hash in truth.
+pub(super) fn git_hash(data: &[u8]) -> String {
+    sha256(data)[..40].to_owned()
 }
