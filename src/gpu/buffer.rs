@@ -196,7 +196,7 @@ pub struct Tensor {
     dtype: DType,
 }
 
-/// Bytes staged by one write: an upload holds this much twice, never the tensor.
+/// Bytes staged before they are submitted: an upload holds this much twice, never a tensor and never a model.
 const PIECE: usize = 16 << 20;
 
 impl Tensor {
@@ -229,8 +229,8 @@ impl Tensor {
         ensure!(bytes.len() as u64 == expected, Shape, "{} bytes for a tensor of {expected}", bytes.len());
         for (i, piece) in bytes.chunks(PIECE).enumerate() {
             gpu.write(&self.buffer, (i * PIECE) as u64, piece);
-            if bytes.len() > PIECE {
-                // Staging memory is given back once the copy has run.
+            let staged = gpu.inner.staged.fetch_add(piece.len() as u64, Ordering::Relaxed) + piece.len() as u64;
+            if staged > PIECE as u64 {
                 gpu.flush()?;
             }
         }

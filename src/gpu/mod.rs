@@ -55,6 +55,8 @@ struct Inner {
     allocated: Arc<AtomicU64>,
     allocations: AtomicU64,
     submits: AtomicU64,
+    /// Bytes written since the last flush: they are staged until then.
+    staged: AtomicU64,
 }
 
 impl Gpu {
@@ -97,6 +99,7 @@ impl Gpu {
                 allocated: Arc::default(),
                 allocations: AtomicU64::new(0),
                 submits: AtomicU64::new(0),
+                staged: AtomicU64::new(0),
             }),
         })
     }

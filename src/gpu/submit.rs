@@ -60,8 +60,9 @@ impl Gpu {
         Submission { gpu: self, encoder: self.inner.device.create_command_encoder(&Default::default()) }
     }
 
-    /// Submits what `write` has queued.
+    /// Submits what `write` has queued and waits: staging memory is given back once the copies have run.
     pub(super) fn flush(&self) -> Result<()> {
+        self.inner.staged.store(0, Ordering::Relaxed);
         let ticket = self.submission().submit();
         self.wait(&ticket)
     }
