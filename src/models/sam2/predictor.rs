@@ -156,7 +156,9 @@ impl Predictor {
             let g = Graph::new(self.gpu.target());
             let (g, image) = self.model.record_encode(g, &self.embedding)?;
             let bound = g.plan()?.bind(&self.gpu, &self.bind_options())?;
-            tracing::info!(dispatches = bound.graph().dispatches().len(), submits = bound.submits(), "encoder bound");
+            let (dispatches, submits) = (bound.graph().dispatches().len(), bound.submits());
+            let (slot_bytes, live_bytes) = (bound.plan().bytes(), bound.plan().live_bytes());
+            tracing::info!(dispatches, submits, slot_bytes, live_bytes, "encoder bound");
             self.encoder = Some((bound, image));
         }
         match &mut self.encoder {
