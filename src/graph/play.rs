@@ -243,7 +243,7 @@ impl Bound {
         }
     }
 
-    /// Whether the bands around every slot still hold what was put there. Only with [`Options::guard`].
+    /// Whether the bands around every slot still hold what was put there. Only with [`BindOptions::guard`](super::BindOptions::guard).
     ///
     /// # Errors
     /// `Internal` without guards; what the device reports.
