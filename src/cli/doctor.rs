@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Test only this kernel, may be repeated
     #[arg(long, value_name = "NAME", value_parser = kernel_names())]
     kernel: Vec<String>,
+    /// Test the variants for other classes of adapters, too: a software adapter takes minutes to compile a GPU's
+    #[arg(long)]
+    all_variants: bool,
     /// Which part: adapters only, or the tests too
     #[arg(long, value_name = "WHAT", default_value = "all")]
     show: Show,
@@ -44,14 +47,14 @@ fn kernel_names() -> clap::builder::PossibleValuesParser {
 }
 
 const EXAMPLES: &str = "\
-Every variant of every kernel computes shapes that can fail it, between guard bands, and is compared with plain loops on \
-the CPU. Times are the GPU's own, for all cases of the variant together; `-` where the adapter has no timestamps. \
+Every kernel, in each of its variants for this class of adapter, computes shapes that can fail it, between guard bands, \
+and is compared with plain loops on the CPU. Times are the GPU's own, for all cases of the variant together; `-` where the adapter has no timestamps. \
 Exit code 1 if a test fails.
 
 Examples:
   impasto doctor
   impasto doctor --show adapters
-  impasto doctor --adapter nvidia --kernel matmul --checked";
+  impasto doctor --adapter nvidia --kernel matmul --checked --all-variants";
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -160,7 +163,7 @@ fn describe(index: usize, a: &AdapterInfo) -> String {
     )
 }
 
-/// All cases of all variants, with a line for each variant.
+/// All cases of the variants that serve this adapter (or of all), with a line for each variant.
 fn test(args: &Args, global: &Global, gpu: &Gpu) -> Outcome<Selftest> {
     let start = Instant::now();
     let progress = global.progress();
@@ -172,10 +175,13 @@ fn test(args: &Args, global: &Global, gpu: &Gpu) -> Outcome<Selftest> {
         let (first, first_error) = (reports.len(), errors.len());
         progress.stage(format!("{}/{} {}", n + 1, chosen.len(), kernel.name));
         let cases = (entry.cases)();
+        let class = gpu.target().class;
+        let serves = |name: &str| kernel.variants.iter().any(|v| v.name == name && v.class == class);
+        let all = args.all_variants || kernel.variants.iter().all(|v| v.class != class);
         for (i, case) in cases.iter().enumerate() {
             signal::check()?;
             let expected = (case.twin)(&case.inputs);
-            for recording in selftest::recordings(gpu, kernel, case) {
+            for recording in selftest::recordings(gpu, kernel, case).into_iter().filter(|r| all || serves(r.0)) {
                 let name = format!("{}/{} {}", kernel.name, recording.0, case.name);
                 let run = selftest::run(gpu, kernel, case, recording, &expected);
                 match pollster::block_on(run) {

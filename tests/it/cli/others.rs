@@ -17,6 +17,12 @@ fn the_doctor_tests_kernels() {
     for kernel in ["layer_norm", "rope"] {
         assert!(reports.iter().any(|r| r["kernel"] == kernel));
     }
+    let all = place.json("doctor --kernel layer_norm --all-variants");
+    let variants = |json: &Value| {
+        let reports = json["selftest"]["reports"].as_array().unwrap().iter().filter(|r| r["kernel"] == "layer_norm");
+        reports.map(|r| r["variant"].to_string()).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert!(variants(&json).is_subset(&variants(&all)) && variants(&json).len() < variants(&all).len());
     let text = place.ok("doctor --show adapters").stdout;
     assert!(text.contains(adapters[0]["name"].as_str().unwrap()) && text.contains("used: "), "{text}");
     assert_eq!(place.run(&["doctor", "--kernel", "nothing"]).code, 2);
