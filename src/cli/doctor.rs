@@ -48,8 +48,8 @@ fn kernel_names() -> clap::builder::PossibleValuesParser {
 
 const EXAMPLES: &str = "\
 Every kernel, in each of its variants for this class of adapter, computes shapes that can fail it, between guard bands, \
-and is compared with plain loops on the CPU. Times are the GPU's own, for all cases of the variant together; `-` where the adapter has no timestamps. \
-Exit code 1 if a test fails.
+and is compared with plain loops on the CPU. Times are the GPU's own, for all cases of the variant together; `-` where \
+the adapter has no timestamps. Exit code 1 if a test fails.
 
 Examples:
   impasto doctor

@@ -204,8 +204,8 @@ fn read_binary(path: &Path) -> Result<Mask> {
     Mask::from_fn_of(&bright, picture.width(), picture.height(), |v| u32::from(v) * 2 > u32::from(most))
 }
 
-/// Of a file with `low_res_masks` `(objects, masks, h, w)`, or with one tensor only, the mask of each object whose `iou` is best, clamped as the
-/// reference clamps what it feeds back.
+/// Of a file with `low_res_masks` `(objects, masks, h, w)`, or with one tensor only, the mask of each object whose
+/// `iou` is best, clamped as the reference clamps what it feeds back.
 fn best_logits(bytes: &[u8]) -> Result<Vec<Vec<f32>>> {
     let bad = |what: &str| Error::new(ErrorKind::Input, what.to_string());
     let file = SafeTensors::deserialize(bytes).error(ErrorKind::Input, || "not a safetensors file")?;
