@@ -23,7 +23,8 @@ pub(super) struct ModelArgs {
     /// Side of the square that the encoder sees, a multiple of 32: the model's own (1024), or less for a preview
     #[arg(long, value_name = "N")]
     image_size: Option<usize>,
-    /// Keep matrices as f32, f16, or 8-bit blocks; by default f16 stays f16 and all else is f32
+    /// Keep matrices as f32, f16, or 8-bit blocks, the few that decide a mask's border in f32; by default f16 stays f16
+    /// and all else is f32
     #[arg(long, value_name = "TYPE")]
     quantize: Option<Quantize>,
     /// Which official behaviour: of `build_sam2`, or of the bare configuration

@@ -41,6 +41,15 @@ pub struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// The same without rounding, for the few layers whose error the rest of a model cannot average out.
+    pub fn exact(&self) -> Self {
+        let storage = match self.storage {
+            Storage::F16 | Storage::Q8 => Storage::F32,
+            kept => kept,
+        };
+        Self { storage, ..self.clone() }
+    }
+
     /// A matrix of `n` rows of `k`, kept as [`Storage`] says; `half` tells whether the file held f16.
     ///
     /// # Errors

@@ -111,11 +111,10 @@ fn embedding_and_masks_equal_the_reference() {
                 assert!(max <= scores, "{storage:?} {}: max {max:.1e}", key("obj_score"));
             }
         }
-        // Random weights put many logits next to zero. PyTorch with the same weights rounded to half loses as much:
-        // NMSE of the embedding 4.4e-7, IoU 0.9994 on average and 0.9987 at worst.
+        // With every matrix rounded to half, PyTorch as well loses masks here: 0.9987 at worst.
         let (mean, worst) = (ious.iter().sum::<f64>() / ious.len() as f64, ious.iter().copied().fold(1.0, f64::min));
         println!("{storage:?}: IoU {mean:.5} on average, {worst:.5} at worst");
-        assert!(mean >= 0.999 && worst >= if storage == Storage::F32 { 0.9999 } else { 0.998 }, "{mean} {worst}");
+        assert!(worst >= if storage == Storage::F32 { 0.9999 } else { 0.999 }, "{mean} {worst}");
     }
 }
 

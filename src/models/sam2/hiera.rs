@@ -73,6 +73,8 @@ impl Hiera {
             let size = c.windows[if first { stage - 1 } else { stage }];
             let window = (!c.global_blocks.contains(&i)).then_some(size);
             ensure!(!first || size.is_multiple_of(2), Weights, "block {i} pools inside windows of odd side {size}");
+            // What the first block rounds off reaches all others.
+            let l = if i == 0 { &l.exact() } else { l };
             blocks.push(Block::load(l, &w.at("blocks").at(i), [width, out], c.heads[stage], window, first)?);
             width = out;
         }

@@ -47,7 +47,8 @@ impl ImageEncoder {
         let mut middle = lateral(1)?;
         let no_mem = w.get("no_mem_embed", &[1, 1, d])?.to_f32()?;
         middle.bias.iter_mut().zip(no_mem).for_each(|(b, e)| *b += e);
-        let up = |rows: Rows, name| rows.upload(l, name);
+        // The neck writes what the decoder reads: not rounded.
+        let up = |rows: Rows, name| rows.upload(&l.exact(), name);
         Ok(Self {
             trunk,
             convs: [
