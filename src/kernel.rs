@@ -3,6 +3,7 @@
 //! Nothing here knows a device: a graph can be recorded, planned, printed and validated without one.
 
 use crate::error::{Result, bail};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The kind of adapter, as far as kernel choice cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,6 +13,9 @@ pub enum Class {
     /// A CPU behind a graphics API (lavapipe, SwiftShader, WARP): barriers are dear, loads are gathers.
     Software,
 }
+
+/// Iterations that an invocation's loops may make together. llvmpipe leaves every loop after 65,535, without a word.
+pub const MOST_ITERATIONS: usize = 60_000;
 
 /// The limits that kernels and plans respect. The default is what WebGPU guarantees everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,12 +58,46 @@ pub struct Target {
     pub subgroup: Option<u32>,
     /// Forced variants, `(kernel, variant)`; a kernel that is not listed chooses for itself.
     pub forced: Vec<(String, String)>,
+    /// What was measured on this adapter.
+    pub tuning: Tuning,
+    /// The kernel being recorded and its measured variant.
+    pub tuned: Option<(&'static str, String)>,
+}
+
+impl Target {
+    /// Whether a variant of the kernel is forced, or measured for the shape being recorded.
+    pub fn asks(&self, kernel: &str) -> bool {
+        self.forced.iter().any(|(k, _)| k == kernel) || self.tuned.as_ref().is_some_and(|(k, _)| *k == kernel)
+    }
+}
+
+/// The fastest variants as `impasto bench tune` found them, by kernel and class of calls. Clones share them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tuning(pub Arc<BTreeMap<String, BTreeMap<String, String>>>);
+
+impl Tuning {
+    /// The variant for a class of calls.
+    pub(crate) fn variant(
+        &self,
+        kernel: &'static str,
+        class: impl FnOnce() -> String,
+    ) -> Option<(&'static str, String)> {
+        let variant = self.0.get(kernel)?.get(&class())?;
+        Some((kernel, variant.clone()))
+    }
 }
 
 impl Default for Target {
     /// WebGPU's guarantees on hardware: what a browser gets.
     fn default() -> Self {
-        Self { class: Class::Gpu, limits: Limits::default(), subgroup: None, forced: Vec::new() }
+        Self {
+            class: Class::Gpu,
+            limits: Limits::default(),
+            subgroup: None,
+            forced: Vec::new(),
+            tuning: Tuning::default(),
+            tuned: None,
+        }
     }
 }
 
@@ -119,6 +157,12 @@ impl Kernel {
                 Some(_) => bail!(Gpu, "{}: variant {name} does not suit this adapter or shape", self.name),
                 None => bail!(Gpu, "{}: no variant {name}; there are {}", self.name, self.variant_names()),
             };
+        }
+        if let Some((_, name)) = target.tuned.as_ref().filter(|(k, _)| *k == self.name) {
+            // A shape of the same class that it cannot run is left to the rule.
+            if let Some(v) = self.variants.iter().find(|v| v.name == name && usable(v)) {
+                return Ok(v);
+            }
         }
         let preferred = self.variants.iter().find(|v| v.class == target.class && usable(v));
         match preferred.or_else(|| self.variants.iter().find(|v| usable(v))) {

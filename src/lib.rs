@@ -9,6 +9,7 @@
 //!
 //! [`error`], [`shape`], [`kernel`] (what a kernel is, as plain data) and [`wgsl`] (the shader preprocessor) serve all.
 
+pub mod bench;
 pub mod error;
 pub mod gpu;
 pub mod graph;
@@ -20,6 +21,7 @@ pub mod nn;
 pub mod quant;
 pub mod selftest;
 pub mod shape;
+pub mod trace;
 pub mod weights;
 pub mod wgsl;
 

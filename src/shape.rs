@@ -1,10 +1,12 @@
 //! [`Shape`] (at most four axes) and [`DType`].
 
 use crate::error::{Result, ensure};
+use serde::{Deserialize, Serialize};
 use std::{fmt, ops::Deref};
 
 /// The sizes of at most four axes, outermost first. Images are `(n, y, x, c)`, tokens `(n, t, d)`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "Vec<usize>", try_from = "Vec<usize>")]
 pub struct Shape {
     rank: u8,
     dims: [usize; 4],
@@ -47,6 +49,19 @@ impl Shape {
     }
 }
 
+impl From<Shape> for Vec<usize> {
+    fn from(shape: Shape) -> Self {
+        shape.to_vec()
+    }
+}
+
+impl TryFrom<Vec<usize>> for Shape {
+    type Error = String;
+    fn try_from(axes: Vec<usize>) -> Result<Self, String> {
+        if axes.len() > 4 { Err(format!("{} axes; there are at most four", axes.len())) } else { Ok(Self::new(&axes)) }
+    }
+}
+
 impl Deref for Shape {
     type Target = [usize];
     fn deref(&self) -> &[usize] {
@@ -83,7 +98,7 @@ impl fmt::Debug for Shape {
 }
 
 /// How the elements of a GPU tensor are stored. Arithmetic is f32 whatever the storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DType {
     /// 32-bit float.
     F32,

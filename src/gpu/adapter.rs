@@ -3,9 +3,9 @@
 use super::Checks;
 use crate::{
     error::{Result, bail},
-    kernel::{Class, Limits, Target},
+    kernel::{Class, Limits, Target, Tuning},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How to choose and open an adapter. The default takes the best there is.
 #[derive(Debug, Clone, Default)]
@@ -22,11 +22,14 @@ pub struct Options {
     pub max_binding: Option<u64>,
     /// Forced variants, `(kernel, variant)`.
     pub variants: Vec<(String, String)>,
+    /// Do not look for what `impasto bench tune` has found: choose by rule.
+    pub untuned: bool,
 }
 
 impl Options {
     /// The options with what the environment says filled in: `IMPASTO_ADAPTER`, `IMPASTO_CHECKED=1`,
-    /// `IMPASTO_DEFAULT_LIMITS=1`, `IMPASTO_VARIANT=kernel=variant,..`. `WGPU_BACKEND` is read by wgpu.
+    /// `IMPASTO_DEFAULT_LIMITS=1`, `IMPASTO_VARIANT=kernel=variant,..`, `IMPASTO_UNTUNED=1`. `WGPU_BACKEND` is read by
+    /// wgpu.
     pub fn from_env() -> Self {
         let var = |name| std::env::var(name).ok().filter(|v: &String| !v.is_empty());
         let on = |name| var(name).is_some_and(|v| v != "0");
@@ -42,12 +45,13 @@ impl Options {
                 .filter_map(|p| p.split_once('='))
                 .map(|(k, v)| (k.into(), v.into()))
                 .collect(),
+            untuned: on("IMPASTO_UNTUNED"),
         }
     }
 }
 
 /// What is known of an adapter without opening it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AdapterInfo {
     /// The adapter's name: `AMD Radeon RX 7900 XTX (RADV NAVI31)`.
     pub name: String,
@@ -173,6 +177,8 @@ pub(super) fn request(adapter: &wgpu::Adapter, info: &AdapterInfo, options: &Opt
         },
         subgroup: (features.contains(wgpu::Features::SUBGROUP) && min == max).then_some(min),
         forced: options.variants.clone(),
+        tuning: Tuning::default(),
+        tuned: None,
     };
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("impasto"),

@@ -7,6 +7,8 @@ mod adapter;
 mod buffer;
 mod pipeline;
 mod submit;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod tuning;
 
 pub use adapter::{AdapterInfo, Options, adapters};
 pub(crate) use buffer::Usage;
@@ -66,7 +68,16 @@ impl Gpu {
     /// `Gpu` if no adapter matches `options` (the message lists those there are) or the device cannot be opened.
     pub async fn open(options: &Options) -> Result<Self> {
         let (adapter, info) = adapter::choose(options).await?;
-        let request = adapter::request(&adapter, &info, options);
+        #[cfg_attr(target_arch = "wasm32", expect(unused_mut, reason = "browsers have the rules only"))]
+        let mut request = adapter::request(&adapter, &info, options);
+        #[cfg(not(target_arch = "wasm32"))]
+        if !options.untuned {
+            let found = tuning::path(&info).and_then(|path| tuning::load(&path, &info));
+            request.target.tuning = found.unwrap_or_default();
+        }
+        if crate::trace::active().is_some() && !request.timestamps {
+            tracing::warn!("{} has no timestamp queries: the trace has the host's slices only", info.name);
+        }
         let (device, queue) = adapter
             .request_device(&request.descriptor)
             .await

@@ -4,7 +4,7 @@ use super::{Checks, Gpu, lock};
 use crate::{
     error::{Error, Result},
     kernel::{Kernel, Variant},
-    wgsl,
+    trace, wgsl,
 };
 
 /// A compiled kernel.
@@ -30,6 +30,7 @@ impl Gpu {
         if let Some(pipeline) = lock(&self.inner.pipelines).get(&text) {
             return Ok(pipeline.clone());
         }
+        let _span = trace::span(|| format!("compile {}/{}", kernel.name, variant.name));
         let checked = self.inner.checks == Checks::Checked;
         let device = &self.inner.device;
         let descriptor = wgpu::ShaderModuleDescriptor {

@@ -2,7 +2,7 @@
 
 use super::{Gpu, Pipeline, buffer::Buffer, buffer::Signal, buffer::Usage};
 use crate::error::{Error, ErrorKind, Result};
-use std::sync::atomic::Ordering;
+use std::{borrow::Borrow, sync::atomic::Ordering};
 
 /// A range of a buffer as a kernel sees it.
 pub(crate) struct Binding<'a> {
@@ -116,8 +116,20 @@ impl Submission<'_> {
 
     /// Records launches in one pass; wgpu puts barriers where one reads what another wrote.
     pub(crate) fn launches<'l>(&mut self, launches: impl Iterator<Item = Launch<'l>>) {
-        let mut pass = self.encoder.begin_compute_pass(&Default::default());
+        self.pass(None, launches);
+    }
+
+    /// The same; its beginning and end become queries `first` and `first + 1` of a set.
+    fn pass<'l>(&mut self, times: Option<(&wgpu::QuerySet, u32)>, launches: impl Iterator<Item: Borrow<Launch<'l>>>) {
+        let timestamp_writes = times.map(|(query_set, first)| wgpu::ComputePassTimestampWrites {
+            query_set,
+            beginning_of_pass_write_index: Some(first),
+            end_of_pass_write_index: Some(first + 1),
+        });
+        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let mut pass = self.encoder.begin_compute_pass(&descriptor);
         for l in launches {
+            let l = l.borrow();
             pass.set_pipeline(&l.pipeline.raw);
             pass.set_bind_group(0, &l.group.0, &[]);
             pass.dispatch_workgroups(l.grid[0], l.grid[1], l.grid[2]);
@@ -135,46 +147,57 @@ impl Submission<'_> {
 const QUERIES: usize = 4096;
 
 impl Gpu {
-    /// Runs launches one to a pass and returns the nanoseconds of each.
+    /// Runs launches one to a pass and returns the nanoseconds of the beginning and the end of each.
     ///
     /// # Errors
     /// `Gpu` if the adapter has no timestamps.
-    pub(crate) async fn time<'l>(&self, launches: &[Launch<'l>]) -> Result<Vec<f64>> {
+    pub(crate) async fn time<'l>(&self, launches: &[Launch<'l>]) -> Result<Vec<[f64; 2]>> {
         crate::error::ensure!(self.inner.timestamps, Gpu, "{} has no timestamp queries", self.inner.info.name);
         let period = f64::from(self.inner.queue.get_timestamp_period());
         let mut times = Vec::with_capacity(launches.len());
         for part in launches.chunks(QUERIES / 2) {
             let count = part.len() as u32 * 2;
-            let set = self.inner.device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("times"),
-                ty: wgpu::QueryType::Timestamp,
-                count,
-            });
+            let set = self.query_set(count);
             let mut s = self.submission();
-            for (i, l) in part.iter().enumerate() {
-                let i = i as u32 * 2;
-                let mut pass = s.encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                    label: None,
-                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                        query_set: &set,
-                        beginning_of_pass_write_index: Some(i),
-                        end_of_pass_write_index: Some(i + 1),
-                    }),
-                });
-                pass.set_pipeline(&l.pipeline.raw);
-                pass.set_bind_group(0, &l.group.0, &[]);
-                pass.dispatch_workgroups(l.grid[0], l.grid[1], l.grid[2]);
+            for (i, launch) in part.iter().enumerate() {
+                s.pass(Some((&set, i as u32 * 2)), std::iter::once(launch));
             }
-            let bytes = u64::from(count) * 8;
-            let resolve = self.resolve_buffer(bytes);
-            let staging = self.buffer("times", bytes, Usage::Download)?;
-            s.encoder.resolve_query_set(&set, 0..count, &resolve, 0);
-            s.encoder.copy_buffer_to_buffer(&resolve, 0, staging.raw(), 0, bytes);
-            s.submit();
-            let ticks = staging.map_read(self, bytes, bytemuck::pod_collect_to_vec::<u8, u64>).await?;
-            times.extend(ticks.chunks(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
+            let ticks = self.resolve(s, &set, count).await?;
+            times.extend(ticks.chunks(2).map(|t| [t[0] as f64 * period, t[1].max(t[0]) as f64 * period]));
         }
         Ok(times)
+    }
+
+    /// Runs launches in one pass and returns the nanoseconds from its beginning to its end.
+    ///
+    /// # Errors
+    /// `Gpu` if the adapter has no timestamps.
+    pub(crate) async fn time_together(&self, launches: &[Launch<'_>]) -> Result<f64> {
+        crate::error::ensure!(self.inner.timestamps, Gpu, "{} has no timestamp queries", self.inner.info.name);
+        let set = self.query_set(2);
+        let mut s = self.submission();
+        s.pass(Some((&set, 0)), launches.iter());
+        let ticks = self.resolve(s, &set, 2).await?;
+        Ok(ticks[1].saturating_sub(ticks[0]) as f64 * f64::from(self.inner.queue.get_timestamp_period()))
+    }
+
+    fn query_set(&self, count: u32) -> wgpu::QuerySet {
+        self.inner.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("times"),
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        })
+    }
+
+    /// Submits, and reads the ticks of a query set.
+    async fn resolve(&self, mut s: Submission<'_>, set: &wgpu::QuerySet, count: u32) -> Result<Vec<u64>> {
+        let bytes = u64::from(count) * 8;
+        let resolve = self.resolve_buffer(bytes);
+        let staging = self.buffer("times", bytes, Usage::Download)?;
+        s.encoder.resolve_query_set(set, 0..count, &resolve, 0);
+        s.encoder.copy_buffer_to_buffer(&resolve, 0, staging.raw(), 0, bytes);
+        s.submit();
+        staging.map_read(self, bytes, bytemuck::pod_collect_to_vec::<u8, u64>).await
     }
 
     fn resolve_buffer(&self, bytes: u64) -> wgpu::Buffer {

@@ -5,6 +5,7 @@ use crate::{
     error::{Context, Result, ensure},
     gpu::{Binding, Buffer, Gpu, Group, Launch, Pipeline, Usage},
     kernel::Class,
+    trace,
 };
 
 /// How to bind.
@@ -62,6 +63,7 @@ impl Plan {
     /// # Errors
     /// `OutOfMemory` before anything is allocated if the plan exceeds the budget; else what the device reports.
     pub fn bind(self, gpu: &Gpu, options: &Options) -> Result<Bound> {
+        let _span = trace::span(|| "bind".into());
         let total = self.bytes() + self.tensor_bytes();
         if let Some(budget) = options.budget {
             ensure!(total <= budget, OutOfMemory, "the plan needs {total} bytes on the GPU, the budget is {budget}");

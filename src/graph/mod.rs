@@ -4,15 +4,19 @@
 //! path (`image_encoder.trunk.blocks.3.attn`) names dispatches for errors, the profiler, taps and the dump.
 
 mod bind;
+mod call;
 mod dump;
 mod plan;
 mod play;
 mod pool;
+mod time;
 
 pub use bind::{Bound, Options as BindOptions};
+pub use call::{Call, CallInput, Recorded};
 pub use plan::Plan;
 pub use play::{Control, DispatchTime};
 pub use pool::SlotPool;
+pub use time::{Clock, Elapsed, time};
 
 use crate::{
     error::{Result, ensure},
@@ -20,9 +24,11 @@ use crate::{
     kernel::{Kernel, Target, Variant},
     shape::{DType, Shape},
 };
+use serde::{Deserialize, Serialize};
 
 /// A tensor in a graph: an index, cheap to copy, meaningful for the graph that made it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "call::Input", from = "call::Input")]
 pub struct Value(u32);
 
 /// Where the bytes of a value live.
@@ -77,6 +83,8 @@ pub struct Graph {
     target: Target,
     values: Vec<Info>,
     dispatches: Vec<Dispatch>,
+    /// First dispatch, scope path and arguments of each call.
+    calls: Vec<(usize, String, Call)>,
     scope: Vec<String>,
     taps: Vec<String>,
     tapped: Vec<(String, Value)>,

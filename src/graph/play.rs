@@ -7,6 +7,7 @@ use super::{
 use crate::{
     error::{Result, ensure},
     gpu::{Buffer, Gpu, Submission, Usage},
+    trace::{self, Trace, Track},
 };
 use serde::Serialize;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +61,7 @@ impl Bound {
         outputs: &[Value],
         control: Control<'_>,
     ) -> Result<Vec<Vec<u8>>> {
+        let _span = trace::span(|| "play".into());
         control.check()?;
         self.gpu.check()?;
         let parts: Vec<&[u8]> = inputs.iter().map(|(_, bytes)| *bytes).collect();
@@ -161,6 +163,11 @@ impl Bound {
 
     /// Records the launches; all but the last slice are submitted, the last is handed back for more to follow.
     async fn play<'g>(&'g self, first: Submission<'g>, control: Control<'_>) -> Result<Submission<'g>> {
+        if let Some(trace) = trace::active().filter(|_| self.gpu.has_timestamps()) {
+            first.submit();
+            self.play_traced(control, trace).await?;
+            return Ok(self.gpu.submission());
+        }
         let total = self.steps.iter().map(|s| s.flops).sum::<u64>().max(1);
         let mut submission = first;
         let mut in_flight = std::collections::VecDeque::new();
@@ -185,6 +192,41 @@ impl Bound {
             submission = self.gpu.submission();
         }
         Ok(submission)
+    }
+
+    /// The same with a timestamp around every dispatch.
+    async fn play_traced(&self, control: Control<'_>, trace: &Trace) -> Result<()> {
+        let graph = &self.plan.graph;
+        let mut shapes = vec![String::new(); graph.dispatches.len()];
+        for r in graph.calls() {
+            shapes[r.dispatches].fill(r.call.label());
+        }
+        let slices = self.slices();
+        for (n, slice) in slices.iter().enumerate() {
+            control.check()?;
+            let steps = &self.steps[slice.clone()];
+            let (start, launches) = (trace.now(), steps.iter().map(Step::launch).collect::<Vec<_>>());
+            let times = self.gpu.time(&launches).await?;
+            for (step, [begin, end]) in steps.iter().zip(&times) {
+                let d = &graph.dispatches[step.dispatch];
+                let args = serde_json::json!({
+                    "scope": d.scope, "kernel": d.kernel.name, "variant": d.variant.name, "shape": shapes[step.dispatch],
+                    "flop": step.flops, "bytes": graph.traffic(step.dispatch..step.dispatch + 1),
+                });
+                let args = args.as_object().cloned().unwrap_or_default();
+                trace.slice(
+                    Track::Device,
+                    d.kernel.name,
+                    start + (begin - times[0][0]) * 1e-3,
+                    (end - begin) * 1e-3,
+                    args,
+                );
+            }
+            if let Some(progress) = control.progress {
+                progress((n + 1) as f32 / slices.len() as f32);
+            }
+        }
+        Ok(())
     }
 
     /// Runs of steps that fit the FLOP budget of a submit.
@@ -213,7 +255,8 @@ impl Bound {
         let times = self.gpu.time(&launches).await?;
         let mut all: Vec<DispatchTime> = Vec::new();
         let mut last = None;
-        for (step, nanoseconds) in self.steps.iter().zip(times) {
+        for (step, [begin, end]) in self.steps.iter().zip(times) {
+            let nanoseconds = end - begin;
             let d = &self.plan.graph.dispatches[step.dispatch];
             match all.last_mut().filter(|_| last == Some(step.dispatch)) {
                 Some(t) => t.nanoseconds += nanoseconds,

@@ -1,7 +1,7 @@
 //! The activation that a kernel applies to what it stores.
 
 /// Applied element by element, in f32.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Activation {
     /// The identity.
     #[default]

@@ -13,7 +13,7 @@ use tiling::{Tiling, split};
 
 /// Where element (batch `b`, token `t`, head `h`, `i`) of an operand is: `offset + b * batch + t * row + h * head + i`,
 /// in f32 elements. All are multiples of 4; `batch` is 0 for an operand that the batch shares.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Operand {
     /// An f32 tensor; several operands may lie in one (a fused qkv projection).
     pub value: Value,
@@ -28,7 +28,7 @@ pub struct Operand {
 }
 
 /// One call of [`attention`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Attention {
     /// Batch elements.
     pub batch: usize,
@@ -57,7 +57,7 @@ pub struct Attention {
 /// Keys lie on a grid, row by row, cut in square windows. A grid that is no multiple of the window is padded at the
 /// bottom and the right, and padded keys count: the reference pads before the qkv projection, so that their k and v are
 /// its bias. Queries lie on the grid pooled by `pool`, their windows are `size / pool` wide; padded ones are not computed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Windows {
     /// Height and width: `keys = h * w` and `queries = (h / pool) * (w / pool)`.
     pub grid: [usize; 2],
@@ -114,6 +114,7 @@ pub const KERNEL: Kernel = Kernel {
 /// `Shape` if the head width is no multiple of 4 or above 512, an offset or stride is no multiple of 4, an operand is
 /// not f32 or shorter than its strides say, or windows do not fit grid, queries and keys.
 pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
+    g.call(&KERNEL, &(a,))?;
     check(g, &a)?;
     let (width, target) = (a.head_dim / 4, g.target().clone());
     // Queries and keys that meet: of a window, or of a batch element.
@@ -122,17 +123,19 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
         None => (a.queries, a.keys, [1, 1]),
     };
 
-    let forced = target.forced.iter().any(|(kernel, _)| kernel == KERNEL.name);
+    let asked = target.asks(KERNEL.name);
     let variant = KERNEL.choose(&target, |v| {
         // By rule at least half full; whoever asks for a variant may have a quarter.
-        let least = |t: &Tiling| t.queries / if forced { 4 } else { 2 };
-        Tiling::new(v, width, &target).is_some_and(|t| queries > least(&t) || v.get("SMALL") == 1)
+        let least = |t: &Tiling| t.queries / if asked { 4 } else { 2 };
+        // The keys of a window are not split.
+        let runs = |t: &Tiling| a.windows.is_none() || keys <= t.most_keys;
+        Tiling::new(v, width, &target).is_some_and(|t| runs(&t) && (queries > least(&t) || v.get("SMALL") == 1))
     })?;
     let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
 
     let blocks = queries.div_ceil(tiling.queries);
     let groups = blocks * a.heads * a.batch * windows[0] * windows[1];
-    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, tiling.keys, target.class) };
+    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, &tiling, target.class) };
     let splits = keys.div_ceil(split_keys);
     let padded = a.windows.filter(|w| w.grid.iter().any(|n| n % w.size != 0));
 

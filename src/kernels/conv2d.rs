@@ -60,7 +60,7 @@ pub const KERNEL: Kernel =
     Kernel { name: "conv2d", source: wgsl!("conv2d"), params: size_of::<Params>(), variants: VARIANTS };
 
 /// What a convolution does beside the product.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Conv2d {
     /// Distance of neighbouring outputs in the input, at least 1.
     pub stride: usize,
@@ -80,6 +80,7 @@ pub struct Conv2d {
 /// # Errors
 /// `Shape` if ranks, channels or storages do not fit, or the kernel is larger than the padded image.
 pub fn conv2d(g: &mut Graph, x: Value, weight: Value, bias: Value, c: Conv2d) -> Result<Value> {
+    g.call(&KERNEL, &(x, weight, bias, c))?;
     let [n, h, w, cin] = g.shape(x).axes("conv2d: x")?;
     let [cout, kh, kw, wcin] = g.shape(weight).axes("conv2d: weight")?;
     ensure!(wcin == cin, Shape, "conv2d: weight {} for x {}", g.shape(weight), g.shape(x));
@@ -179,6 +180,7 @@ pub(super) fn implicit_gemm(
 fn choose(kernel: &'static Kernel, target: &Target, p: &Params) -> Result<&'static Variant> {
     let tiles = |bm, bn| p.pixels.div_ceil(bm) * p.columns.div_ceil(bn);
     let suits = |v: &Variant| match v.name {
+        _ if target.asks(kernel.name) => true,
         "tile128x16" => p.columns <= 16,
         // Large tiles want enough of them to fill a GPU.
         "tile128" => p.columns > 64 && tiles(128, 128) >= 128,

@@ -30,6 +30,7 @@ pub fn conv_transpose2d(
     skip: Option<Value>,
     activation: Activation,
 ) -> Result<Value> {
+    g.call(&KERNEL, &(x, weight, bias, skip, activation))?;
     let [n, h, w, cin] = g.shape(x).axes("conv_transpose2d: x")?;
     let [kh, kw, cout, wcin] = g.shape(weight).axes("conv_transpose2d: weight")?;
     let fits = (kh, kw, wcin) == (2, 2, cin);

@@ -33,6 +33,7 @@ const WIDEST: usize = 15;
 /// # Errors
 /// `Shape` if they do not fit.
 pub fn depthwise_conv2d(g: &mut Graph, x: Value, weight: Value, bias: Value) -> Result<Value> {
+    g.call(&KERNEL, &(x, weight, bias))?;
     let [n, h, w, c] = g.shape(x).axes("depthwise_conv2d: x")?;
     let [kh, kw, wc] = g.shape(weight).axes("depthwise_conv2d: weight")?;
     let fits = wc == c && kh % 2 == 1 && kw % 2 == 1 && kw <= WIDEST && g.shape(bias).count() == c;

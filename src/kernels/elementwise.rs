@@ -19,7 +19,7 @@ pub const KERNEL: Kernel = Kernel {
 };
 
 /// What [`elementwise`] computes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Binary {
     /// `a + b`.
     Add,
@@ -32,6 +32,7 @@ pub enum Binary {
 /// # Errors
 /// `Shape` if the count of `b` does not divide that of `a`.
 pub fn elementwise(g: &mut Graph, a: Value, b: Value, op: Binary) -> Result<Value> {
+    g.call(&KERNEL, &(a, b, op))?;
     let (count, period) = (g.shape(a).count(), g.shape(b).count());
     let divides = period > 0 && count.is_multiple_of(period);
     ensure!(divides, Shape, "elementwise: {} does not repeat over {}", g.shape(b), g.shape(a));

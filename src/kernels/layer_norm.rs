@@ -29,6 +29,7 @@ pub const KERNEL: Kernel = Kernel {
 /// # Errors
 /// `Shape` if weight or bias are not `(cols)`.
 pub fn layer_norm(g: &mut Graph, x: Value, weight: Value, bias: Value, eps: f32, gelu: bool) -> Result<Value> {
+    g.call(&KERNEL, &(x, weight, bias, eps, gelu))?;
     let (rows, cols) = g.shape(x).rows_cols();
     for v in [weight, bias] {
         ensure!(g.shape(v).count() == cols, Shape, "layer_norm: weight {} for rows of {cols}", g.shape(v));

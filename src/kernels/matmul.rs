@@ -41,7 +41,7 @@ pub const KERNEL: Kernel =
     Kernel { name: "matmul", source: wgsl!("matmul"), params: size_of::<Params>(), variants: choice::VARIANTS };
 
 /// Where element (batch b, row r, column c) of an operand is: `offset + b * batch + r * row + c`, in elements.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Strides {
     /// Of the first element.
     pub offset: usize,
@@ -52,7 +52,7 @@ pub struct Strides {
 }
 
 /// What happens to a sum before it is written: `y = activation(sum + bias) + residual`.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Epilogue {
     /// `(n)` f32, added to every row.
     pub bias: Option<Value>,
@@ -65,7 +65,7 @@ pub struct Epilogue {
 }
 
 /// An f32 operand that is added to the output. Row `r` of the output takes row `r % rows` of it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Residual {
     /// The values. Not the buffer that is written: wgpu forbids it.
     pub value: Value,
@@ -84,7 +84,7 @@ impl Residual {
 }
 
 /// A product of every matrix in a batch, each operand with its own strides.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Batched {
     /// Matrices.
     pub batch: usize,
@@ -139,6 +139,8 @@ pub fn matmul(g: &mut Graph, x: Value, w: Value, e: Epilogue) -> Result<Value> {
 /// `Shape` if an operand is shorter than its strides reach, or rows of `y` overlap; `Argument` for a storage that
 /// is not supported.
 pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue) -> Result<Value> {
+    let shape = e.out.map_or(b.shape, |out| g.shape(out));
+    g.call(&KERNEL, &(x, w, Batched { shape, ..b }, Epilogue { out: None, ..e }))?;
     let Batched { batch, m, n, k, .. } = b;
     ensure!(batch * m * n * k > 0, Shape, "matmul: empty product {batch} x ({m}, {k}) by ({n}, {k})");
     let wide = Strides { offset: 0, batch: b.bias_batch, row: 0 };

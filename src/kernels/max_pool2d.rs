@@ -29,6 +29,7 @@ pub const KERNEL: Kernel = Kernel {
 /// # Errors
 /// `Shape` if a side is odd or the channels are outside the row.
 pub fn max_pool2d(g: &mut Graph, x: Value, offset: usize, channels: usize) -> Result<Value> {
+    g.call(&KERNEL, &(x, offset, channels))?;
     let [n, h, w, row] = g.shape(x).axes("max_pool2d: x")?;
     ensure!(h % 2 == 0 && w % 2 == 0, Shape, "max_pool2d: {} has an odd side", g.shape(x));
     let inside = channels > 0 && offset + channels <= row;

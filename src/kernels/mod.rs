@@ -17,13 +17,14 @@ pub mod mask_stats;
 pub mod matmul;
 pub mod max_pool2d;
 pub mod resize;
+pub mod roofline;
 pub mod rope;
 
 pub use case::{Case, Input, Random, deviation};
 
 use crate::{
     error::{Result, ensure},
-    graph::{Graph, Value},
+    graph::{Call, Graph, Value},
     kernel::Kernel,
     shape::DType,
 };
@@ -35,22 +36,45 @@ pub struct Entry {
     pub kernel: &'static Kernel,
     /// Shapes that can fail, with inputs and the twin's answer.
     pub cases: fn() -> Vec<Case>,
+    /// Records a call of the kernel again. `None` for a kernel that only others call.
+    pub replay: Option<Replay>,
+}
+
+/// Records a [`Call`] on another graph.
+pub type Replay = fn(&mut Graph, &Call) -> Result<Value>;
+
+/// A kernel's line in [`ALL`]: its stem, and the arguments of its function (named where it has another name).
+macro_rules! entry {
+    ($stem:ident($($arg:ident),*)) => {
+        entry!($stem $stem($($arg),*))
+    };
+    ($stem:ident $function:ident($($arg:ident),*)) => {
+        Entry {
+            kernel: &$stem::KERNEL,
+            cases: $stem::cases,
+            replay: Some(|g, recorded| {
+                let ($($arg,)*) = recorded.args()?;
+                $stem::$function(g, $($arg),*)
+            }),
+        }
+    };
 }
 
 /// Every kernel.
 pub const ALL: &[Entry] = &[
-    Entry { kernel: &attention::KERNEL, cases: attention::cases },
-    Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases },
-    Entry { kernel: &conv2d::KERNEL, cases: conv2d::cases },
-    Entry { kernel: &conv_transpose2d::KERNEL, cases: conv_transpose2d::cases },
-    Entry { kernel: &depthwise_conv2d::KERNEL, cases: depthwise_conv2d::cases },
-    Entry { kernel: &elementwise::KERNEL, cases: elementwise::cases },
-    Entry { kernel: &layer_norm::KERNEL, cases: layer_norm::cases },
-    Entry { kernel: &mask_stats::KERNEL, cases: mask_stats::cases },
-    Entry { kernel: &matmul::KERNEL, cases: matmul::cases },
-    Entry { kernel: &max_pool2d::KERNEL, cases: max_pool2d::cases },
-    Entry { kernel: &resize::KERNEL, cases: resize::cases },
-    Entry { kernel: &rope::KERNEL, cases: rope::cases },
+    entry!(attention(a)),
+    Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases, replay: None },
+    entry!(conv2d(x, weight, bias, options)),
+    entry!(conv_transpose2d(x, weight, bias, skip, activation)),
+    entry!(depthwise_conv2d(x, weight, bias)),
+    entry!(elementwise(a, b, op)),
+    entry!(layer_norm(x, weight, bias, eps, gelu)),
+    entry!(mask_stats(logits, height, width, threshold, offset)),
+    entry!(matmul matmul_batched(x, w, batched, epilogue)),
+    entry!(max_pool2d(x, offset, channels)),
+    entry!(resize(x, height, width, mode)),
+    entry!(roofline(x, probe, iterations, invocations)),
+    entry!(rope(x, table, exclude)),
 ];
 
 /// # Errors
@@ -71,8 +95,45 @@ mod prelude {
     pub(super) use crate::{
         error::{Result, bail, ensure},
         graph::{Dispatch, Graph, Value},
-        kernel::{Class, Kernel, Target, Variant, wgsl},
+        kernel::{Class, Kernel, MOST_ITERATIONS, Target, Variant, wgsl},
         shape::DType,
     };
     pub(super) use bytemuck::{Pod, Zeroable, bytes_of};
+    pub(super) use serde::{Deserialize, Serialize};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{graph::Dispatch, kernel::Target};
+
+    #[test]
+    fn a_recorded_call_records_the_same_again() {
+        for entry in ALL {
+            for case in (entry.cases)() {
+                let mut g = Graph::new(&Target::default());
+                // Some cases are for adapters with more than WebGPU's limits.
+                if case.graph(&mut g).is_err() {
+                    continue;
+                }
+                assert_eq!(g.calls().count() > 0, entry.replay.is_some(), "{} {}", entry.kernel.name, case.name);
+                for recorded in g.calls() {
+                    let text = serde_json::to_string(&recorded.call).unwrap();
+                    let call: Call = serde_json::from_str(&text).unwrap();
+                    let mut again = Graph::new(&Target::default());
+                    call.inputs(&mut again);
+                    entry.replay.unwrap()(&mut again, &call).unwrap();
+                    let text = |d: &[Dispatch]| format!("{:?}", d.iter().map(facts).collect::<Vec<_>>());
+                    let name = format!("{} {}", entry.kernel.name, case.name);
+                    assert_eq!(text(again.dispatches()), text(&g.dispatches()[recorded.dispatches]), "{name}");
+                    assert_eq!(again.calls().next().unwrap().call, call, "{name}");
+                }
+            }
+        }
+    }
+
+    /// All of a dispatch but the numbers of its values.
+    fn facts(d: &Dispatch) -> impl std::fmt::Debug {
+        (d.kernel.name, d.variant.name, d.defines.clone(), d.params.clone(), d.grid, d.flops)
+    }
 }

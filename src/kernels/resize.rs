@@ -25,7 +25,7 @@ pub const KERNEL: Kernel = Kernel {
 };
 
 /// The filter of [`resize`]: `mode` and `antialias` of `torch.nn.functional.interpolate(align_corners=False)`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Resize {
     /// The pixel at `floor(d * in / out)`.
     Nearest,
@@ -44,6 +44,7 @@ pub enum Resize {
 /// # Errors
 /// `Shape` for an empty size.
 pub fn resize(g: &mut Graph, x: Value, height: usize, width: usize, mode: Resize) -> Result<Value> {
+    g.call(&KERNEL, &(x, height, width, mode))?;
     let [n, h, w, c] = g.shape(x).axes("resize: x")?;
     ensure!(height > 0 && width > 0 && n * h * w * c > 0, Shape, "resize: {} to {height} x {width}", g.shape(x));
     expect_f32(g, KERNEL.name, &[x])?;

@@ -31,6 +31,7 @@ pub const KERNEL: Kernel = Kernel {
 /// # Errors
 /// `Shape` if the heads do not divide the row or there are fewer tokens than excluded.
 pub fn rope(g: &mut Graph, x: Value, table: Value, exclude: usize) -> Result<Value> {
+    g.call(&KERNEL, &(x, table, exclude))?;
     let shape = g.shape(x);
     let [positions, pairs, two] = g.shape(table).axes("rope: table")?;
     let (rows, cols) = shape.rows_cols();

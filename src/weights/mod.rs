@@ -94,6 +94,23 @@ impl Weights {
         Ok(Self::from_store(Store { origin, format, bytes: file.len() as u64, tensors }))
     }
 
+    /// Zeros under these names, of these shapes: a model to record and to measure, not one to use. They share memory.
+    ///
+    /// # Errors
+    /// `Weights` if a size overflows.
+    pub fn blank(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<Self> {
+        let tensors: Vec<(String, Vec<usize>)> = tensors.into_iter().collect();
+        let sizes = tensors.iter().map(|(_, shape)| tensor::byte_count(shape, HostDType::F32));
+        let Some(sizes) = sizes.collect::<Option<Vec<usize>>>() else { bail!(Weights, "a tensor's size overflows") };
+        let zeros = Bytes::from(vec![0u8; sizes.iter().copied().max().unwrap_or(0)]);
+        let entry = |shape, size| {
+            let data = zeros.slice(0..size).unwrap_or_else(|| zeros.clone());
+            Entry { dtype: HostDType::F32, shape, data, strides: None }
+        };
+        let tensors = tensors.into_iter().zip(sizes).map(|((name, shape), size)| (name, entry(shape, size))).collect();
+        Ok(Self::from_store(Store { origin: "blank weights".into(), format: Format::SafeTensors, bytes: 0, tensors }))
+    }
+
     fn from_store(store: Store) -> Self {
         Self { store: Arc::new(store), names: Names::default(), prefix: String::new() }
     }

@@ -9,7 +9,7 @@ pub(crate) fn gpu(checks: Checks) -> &'static Gpu {
     static CHECKED: OnceLock<Gpu> = OnceLock::new();
     let cell = if checks == Checks::Checked { &CHECKED } else { &TRUSTED };
     cell.get_or_init(|| {
-        let options = Options { checks, ..Options::from_env() };
+        let options = Options { checks, untuned: true, ..Options::from_env() };
         pollster::block_on(Gpu::open(&options)).expect("an adapter: see the README for a software one")
     })
 }

@@ -185,6 +185,8 @@ pub fn cases() -> Vec<Case> {
         plain("decoder tokens to image", [1, 8, 8, 1024, 16], false, 1.0),
         plain("decoder tokens to shared image", [3, 2, 7, 300, 16], true, 1.0),
         plain("memory of a video, many keys", [1, 1, 33, 30_000, 16], false, 1.0),
+        // More turns than llvmpipe makes, if one invocation went through all keys.
+        plain("wide heads, many keys", [1, 1, 9, 4096, 256], false, 1.0),
         plain("decoder image to tokens", [2, 8, 129, 9, 16], false, 1.0),
         plain("memory", [1, 1, 33, 70, 256], false, 1.0),
         plain("vae", [1, 1, 18, 35, 512], false, 1.0),

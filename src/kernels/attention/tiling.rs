@@ -1,6 +1,6 @@
 //! The variants of attention, and how each cuts a shape.
 
-use crate::kernel::{Class, Target, Variant};
+use crate::kernel::{Class, MOST_ITERATIONS, Target, Variant};
 
 /// A tile of `RG * ROWS` queries for heads of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
 macro_rules! tile {
@@ -56,6 +56,8 @@ pub(super) struct Tiling {
     pub(super) queries: usize,
     /// Keys that it takes at a time.
     pub(super) keys: usize,
+    /// Keys that one workgroup may go through.
+    pub(super) most_keys: usize,
     /// Defines that follow from both: chunk sizes and the workgroup memory, in vec4s.
     pub(super) defines: Vec<(&'static str, i64)>,
 }
@@ -72,7 +74,9 @@ impl Tiling {
                 Some(n) => (n as usize, n as usize * get("KEYS")),
                 None => (get("GROUP"), get("KEYS")),
             };
-            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, defines: Vec::new() });
+            // A step is a turn of the outer loop, and two inner ones over the width.
+            let most_keys = (MOST_ITERATIONS / (1 + 2 * width) * step).max(step);
+            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, most_keys, defines: Vec::new() });
         }
         let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
         let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
@@ -94,14 +98,14 @@ impl Tiling {
             && threads <= target.limits.invocations as usize;
         let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared)];
         let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
-        fits.then_some(Self { queries, keys, defines })
+        fits.then_some(Self { queries, keys, most_keys: usize::MAX, defines })
     }
 }
 
-/// Keys of a workgroup, so that `groups` workgroups become enough to fill the adapter: a multiple of `step`.
-pub(super) fn split(keys: usize, groups: usize, step: usize, class: Class) -> usize {
+/// Keys of a workgroup, so that `groups` workgroups become enough to fill the adapter: a multiple of the tiling's keys.
+pub(super) fn split(keys: usize, groups: usize, tiling: &Tiling, class: Class) -> usize {
     // A mid-size GPU holds four such workgroups on each of 64 cores; a CPU has few cores, and a part costs little.
     let (fill, least): (usize, usize) = if class == Class::Gpu { (256, 128) } else { (16, 64) };
     let splits = fill.div_ceil(groups).min(keys / least).max(1);
-    keys.div_ceil(splits).next_multiple_of(step)
+    keys.div_ceil(splits).next_multiple_of(tiling.keys).min(tiling.most_keys)
 }

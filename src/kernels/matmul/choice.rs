@@ -82,7 +82,7 @@ pub(super) struct Product {
 /// The forced variant, else the best for the shape.
 pub(super) fn choose(target: &Target, p: &Product) -> Result<&'static Variant> {
     let kernel = &super::KERNEL;
-    if target.forced.iter().any(|(name, _)| name == kernel.name) {
+    if target.asks(kernel.name) {
         return kernel.choose(target, |v| suits(v, target, p));
     }
     let best = match (target.class, target.subgroup) {

@@ -24,6 +24,7 @@ pub mod tensors;
 #[cfg(test)]
 mod tests;
 mod two_way;
+mod workload;
 
 pub use config::{Config, Version};
 pub use embedding::Embedding;
@@ -31,6 +32,7 @@ pub use mini::mini;
 pub use predictor::{Ask, Behaviour, Options, Predictor};
 pub use prompt::{MaskPrompt, Point, Prompt};
 pub use result::{Candidate, Prediction, Statistics};
+pub use workload::recordings;
 
 use crate::{error::Result, weights::Weights};
 

@@ -64,6 +64,7 @@ pub(super) struct DecodeGraph {
 
 impl Model {
     pub(super) async fn load(gpu: &Gpu, w: &Weights, config: Config, side: usize, storage: Storage) -> Result<Self> {
+        let _span = crate::trace::span(|| "load weights".into());
         ensure!(
             side >= 64 && side.is_multiple_of(32),
             Argument,
