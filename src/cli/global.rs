@@ -6,7 +6,7 @@ use impasto::{
     kernels::ALL,
     weights::source,
 };
-use std::io::IsTerminal;
+use std::{io::IsTerminal, path::PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
@@ -20,15 +20,18 @@ pub(super) struct Global {
     /// Run shaders with bounds checks: slower, for doubtful drivers [env: IMPASTO_CHECKED=1]
     #[arg(long, global = true)]
     checked: bool,
-    /// Force a variant of a kernel, may be repeated [env: IMPASTO_VARIANT]
+    /// Force a variant of a kernel, may be repeated; `bench` also takes all, best, or a name [env: IMPASTO_VARIANT]
     #[arg(long, global = true, value_name = "KERNEL=NAME", value_parser = variant)]
-    variant: Vec<(String, String)>,
+    variant: Vec<Asked>,
     /// Refuse what would need more GPU memory than this: 2GiB, 900MB, 1073741824
     #[arg(long, global = true, value_name = "BYTES", value_parser = bytes)]
     pub(super) max_memory: Option<u64>,
     /// Take models from this machine only [env: HF_HUB_OFFLINE=1]
     #[arg(long, global = true)]
     offline: bool,
+    /// Write what host and GPU did when: opens in ui.perfetto.dev and chrome://tracing. Slows the GPU's work down
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) trace: Option<PathBuf>,
     /// No progress, no summary, no warnings
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
@@ -37,7 +40,24 @@ pub(super) struct Global {
     verbose: u8,
 }
 
+/// A value of `--variant`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Asked {
+    /// Kernel and variant.
+    Force(String, String),
+    /// For `bench`: all, best, or a variant's name.
+    Measure(String),
+}
+
 impl Global {
+    /// What `bench` is to measure, if it was said.
+    pub(super) fn measured_variant(&self) -> Option<&str> {
+        self.variant.iter().find_map(|v| match v {
+            Asked::Measure(word) => Some(word.as_str()),
+            Asked::Force(..) => None,
+        })
+    }
+
     /// What the environment says, overruled by the flags.
     pub(super) fn gpu_options(&self) -> gpu::Options {
         let mut options = gpu::Options::from_env();
@@ -47,7 +67,11 @@ impl Global {
             options.checks = Checks::Checked;
         }
         // The first that names a kernel counts.
-        options.variants.splice(0..0, self.variant.iter().cloned());
+        let forced = self.variant.iter().filter_map(|v| match v {
+            Asked::Force(kernel, name) => Some((kernel.clone(), name.clone())),
+            Asked::Measure(_) => None,
+        });
+        options.variants.splice(0..0, forced);
         options
     }
 
@@ -94,15 +118,19 @@ impl Global {
     }
 }
 
-fn variant(text: &str) -> Result<(String, String), String> {
-    let (kernel, name) = text.split_once('=').ok_or("expected KERNEL=NAME")?;
+fn variant(text: &str) -> Result<Asked, String> {
+    let Some((kernel, name)) = text.split_once('=') else {
+        let known =
+            ["all", "best"].contains(&text) || ALL.iter().any(|e| e.kernel.variants.iter().any(|v| v.name == text));
+        return if known { Ok(Asked::Measure(text.into())) } else { Err("expected KERNEL=NAME".into()) };
+    };
     let list = |names: &mut dyn Iterator<Item = &'static str>| names.collect::<Vec<_>>().join(", ");
     let entry = ALL.iter().find(|e| e.kernel.name == kernel);
     let entry = entry
         .ok_or_else(|| format!("no kernel {kernel}; there are {}", list(&mut ALL.iter().map(|e| e.kernel.name))))?;
     let variants = entry.kernel.variants;
     match variants.iter().any(|v| v.name == name) {
-        true => Ok((kernel.into(), name.into())),
+        true => Ok(Asked::Force(kernel.into(), name.into())),
         false => Err(format!("no variant {name}; {kernel} has {}", list(&mut variants.iter().map(|v| v.name)))),
     }
 }
@@ -144,6 +172,7 @@ mod tests {
         let entry = &ALL[0];
         let text = format!("{}={}", entry.kernel.name, entry.kernel.variants[0].name);
         assert!(variant(&text).is_ok());
+        assert_eq!(variant("all"), Ok(Asked::Measure("all".into())));
         assert!(variant("matmul").unwrap_err().contains("KERNEL=NAME"));
         assert!(variant("nothing=x").unwrap_err().contains(entry.kernel.name));
         assert!(variant(&format!("{}=nothing", entry.kernel.name)).unwrap_err().contains("has "));

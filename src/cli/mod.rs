@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand, and what they share.
 
 mod batch;
+mod bench;
 mod doctor;
 mod failure;
 mod global;
@@ -46,6 +47,7 @@ enum Command {
     Masks(Box<masks::Args>),
     Doctor(doctor::Args),
     Models(models::Args),
+    Bench(bench::Args),
 }
 
 /// Parses, runs, and says what went wrong. 0: done; 1: it failed or the input is bad; 2: misuse of the command line;
@@ -57,6 +59,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Masks(_) => "masks",
         Command::Doctor(_) => "doctor",
         Command::Models(_) => "models",
+        Command::Bench(_) => "bench",
     };
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,11 +70,29 @@ pub(crate) fn main() -> ExitCode {
 fn run(cli: &Cli) -> Outcome {
     cli.global.start_logging();
     signal::install()?;
+    if let Some(word) = cli.global.measured_variant().filter(|_| !matches!(cli.command, Command::Bench(_))) {
+        return Err(failure::Failure::Usage(format!("--variant {word}: expected KERNEL=NAME; only bench takes less")));
+    }
+    let trace = cli.global.trace.as_ref().map(|path| (path, impasto::trace::start()));
+    let outcome = command(cli);
+    // Also of what failed: there one wants to see it most.
+    match trace {
+        Some((path, trace)) => outcome.and(write_trace(path, trace)),
+        None => outcome,
+    }
+}
+
+fn write_trace(path: &std::path::Path, trace: &impasto::trace::Trace) -> Outcome {
+    Ok(impasto::image::output::write(path, trace.json().to_string().as_bytes())?)
+}
+
+fn command(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Segment(args) => segment::run(args, &cli.global),
         Command::Masks(args) => masks::run(args, &cli.global),
         Command::Doctor(args) => doctor::run(args, &cli.global),
         Command::Models(args) => models::run(args, &cli.global),
+        Command::Bench(args) => bench::run(args, &cli.global),
     }
 }
 

@@ -6,6 +6,7 @@ use impasto::{
     Result,
     models::sam2::{self, Behaviour, Config, Predictor},
     nn::Storage,
+    trace,
     weights::{Weights, source},
 };
 use serde::Serialize;
@@ -118,6 +119,7 @@ pub(super) struct Timings {
 impl Timings {
     /// Runs a step and counts its time.
     pub(super) fn time<T>(&mut self, step: &'static str, f: impl FnOnce() -> T) -> T {
+        let _span = trace::span(|| step.into());
         let start = Instant::now();
         let result = f();
         self.add(step, start);

@@ -2,6 +2,7 @@
 //! model, on whatever adapter there is.
 
 mod bad_input;
+mod bench;
 mod masks;
 mod others;
 mod segment;
