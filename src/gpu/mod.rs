@@ -13,7 +13,7 @@ pub mod tuning;
 pub use adapter::{AdapterInfo, Options, adapters};
 pub(crate) use buffer::Usage;
 pub use buffer::{Buffer, Tensor};
-pub(crate) use pipeline::Pipeline;
+pub(crate) use pipeline::{Pipeline, text};
 pub(crate) use submit::{Binding, Group, Launch, Submission};
 
 use crate::{

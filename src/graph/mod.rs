@@ -20,7 +20,7 @@ pub use time::{Clock, Elapsed, time};
 
 use crate::{
     error::{Result, ensure},
-    gpu::Tensor,
+    gpu::{self, Tensor},
     kernel::{Kernel, Target, Variant},
     shape::{DType, Shape},
 };
@@ -75,6 +75,16 @@ pub struct Dispatch {
     pub flops: u64,
     /// The scope path, filled in by [`Graph::dispatch`].
     pub scope: String,
+}
+
+impl Dispatch {
+    /// The WGSL that a device compiles for this launch: the kernel's file, expanded with the variant's defines and its own.
+    ///
+    /// # Errors
+    /// `Gpu` if the file is malformed, with the line.
+    pub fn text(&self) -> Result<String> {
+        gpu::text(self.kernel, self.variant, &self.defines)
+    }
 }
 
 /// A recording.

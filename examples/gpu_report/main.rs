@@ -1,0 +1,174 @@
+//! What AMD's GPUs would run, without one: see `args::USAGE`.
+//!
+//! Each family is a child process, since RADV reads it when an instance is made.
+
+mod args;
+mod floors;
+mod isa;
+mod radv;
+mod report;
+mod spirv;
+mod texts;
+
+use args::{Args, USAGE};
+use report::{Row, Rows};
+use serde::{Deserialize, Serialize};
+use spirv::Module;
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    sync::{Mutex, PoisonError},
+};
+
+/// The stored rows.
+const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/gpu_report.json");
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let args = match Args::parse(&words) {
+        Ok(args) => args,
+        Err(e) => {
+            eprintln!("error: {e}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&args, &words) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `false` if a check failed.
+fn run(args: &Args, words: &[String]) -> Result<bool, String> {
+    if args.help {
+        println!("{USAGE}");
+        return Ok(true);
+    }
+    if args.worker {
+        work(args)?;
+        return Ok(true);
+    }
+    if args.list || args.text {
+        for t in texts::all()?.iter().filter(|t| args.wants(&t.name())) {
+            match args.text {
+                true => println!("// {}\n{}", t.name(), t.wgsl),
+                false => println!("{}", t.name()),
+            }
+        }
+        return Ok(true);
+    }
+    let families = args.families();
+    let rows = compile(&families, words, args.isa)?;
+    if rows.is_empty() {
+        return Err("no shader has such a name; --list prints them".into());
+    }
+    if !args.isa {
+        report::print(&rows, &families);
+    }
+    if let Some(path) = &args.json {
+        report::write(&rows, path)?;
+    }
+    if args.bless {
+        report::write(&rows, Path::new(BASELINE))?;
+        println!("{} rows written to {BASELINE}", rows.len());
+    }
+    if !args.check {
+        return Ok(true);
+    }
+    let baseline = report::read(Path::new(BASELINE))?;
+    let failures = report::failures(&rows, &baseline, args.patterns.is_empty() && args.families.is_empty());
+    failures.iter().for_each(|f| println!("FAILED {f}"));
+    println!("{} rows, {} failures", rows.len(), failures.len());
+    Ok(failures.is_empty())
+}
+
+/// What a child tells of a shader.
+#[derive(Serialize, Deserialize)]
+struct Compiled {
+    name: String,
+    row: Row,
+    isa: String,
+}
+
+/// One child a family, as many at a time as there are processors.
+fn compile(families: &[&str], words: &[String], isa: bool) -> Result<Rows, String> {
+    let (queue, found) = (Mutex::new(families.iter()), Mutex::new(Vec::new()));
+    // A panic of a thread ends the scope with a panic: the locks are never seen poisoned.
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let child = || {
+        while let Some(family) = next() {
+            let result = family_rows(family, words);
+            found.lock().unwrap_or_else(PoisonError::into_inner).push((family, result));
+        }
+    };
+    let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
+    std::thread::scope(|scope| (0..processors.min(families.len())).for_each(|_| _ = scope.spawn(child)));
+    let mut rows = Rows::new();
+    for (family, compiled) in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for c in compiled? {
+            if isa {
+                println!("; {family} {}\n{}", c.name, c.isa);
+            }
+            rows.insert(format!("{family} {}", c.name), c.row);
+        }
+    }
+    Ok(rows)
+}
+
+fn family_rows(family: &str, words: &[String]) -> Result<Vec<Compiled>, String> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let child = Command::new(program)
+        .args(words)
+        .arg("--worker")
+        .envs(radv::environment(family)?)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| format!("{family}: {e}"))?;
+    if !child.status.success() {
+        return Err(format!("{family}: the compiling process ended with {}", child.status));
+    }
+    let text = String::from_utf8(child.stdout).map_err(|e| e.to_string())?;
+    text.lines().map(|line| serde_json::from_str(line).map_err(|e| format!("{family}: {e}"))).collect()
+}
+
+/// The child: compiles for the family that the environment names, a row a line.
+fn work(args: &Args) -> Result<(), String> {
+    let device = radv::Radv::open()?;
+    let mut out = std::io::stdout().lock();
+    for (name, module) in modules(args)? {
+        let (stats, isa) = device.compile(&module).map_err(|e| format!("{name}: {e}"))?;
+        let row = Row { stats, loops: isa::inner_loops(&isa) };
+        let isa = if args.isa { isa } else { String::new() };
+        let line = serde_json::to_string(&Compiled { name, row, isa }).map_err(|e| e.to_string())?;
+        writeln!(out, "{line}").map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// What to compile: the kernels' texts, or the SPIR-V files.
+fn modules(args: &Args) -> Result<Vec<(String, Module)>, String> {
+    if args.spirv.is_empty() {
+        let wanted = texts::all()?.into_iter().filter(|t| args.wants(&t.name()));
+        let emit = |t: texts::Text| {
+            let module = spirv::from_wgsl(&t.wgsl, args.checked).map_err(|e| format!("{}: {e}", t.name()))?;
+            Ok((t.name(), module))
+        };
+        return wanted.map(emit).collect();
+    }
+    let load = |(path, constants): &(std::path::PathBuf, Vec<(u32, u32)>)| {
+        let context = |e: String| format!("{}: {e}", path.display());
+        let bytes = std::fs::read(path).map_err(|e| context(e.to_string()))?;
+        let words = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let mut module = Module::new(words).map_err(context)?;
+        module.constants.clone_from(constants);
+        let special: Vec<String> = constants.iter().map(|(id, bits)| format!("{id}={bits}")).collect();
+        let stem = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok((format!("{stem} {}", special.join(",")).trim_end().to_string(), module))
+    };
+    args.spirv.iter().map(load).collect()
+}
