@@ -6,6 +6,11 @@
 // A step is 2 * 16 * TILE * 4 bytes: 16 KiB for TILE 128, which is all that WebGPU guarantees. Hence no padding:
 // vec4 column c of line k is kept at c ^ (k / 4 * 2). The four lanes that share rows then store to distinct
 // banks, and the reads, which are of one k at a time, stay a permutation of neighbours.
+//
+// RADV, navi21, TILE 64, f32, a step of 16 with its staging: 512 FMA, 35 other vector instructions (16 of them transpose,
+// 14 swizzle), 52 of workgroup memory. With addresses from load_x and load_w it was 53: (row + k) >> 2 cost three a load.
+// Rows of k, not transposed, would be read as often and need no moves, but hold four k of every operand in registers: 24
+// more, where TILE 64 has 64 for its 16 waves.
 #define GROUPS (TILE / 4)
 
 var<workgroup> staged: array<vec4<f32>, #{2 * 16 * TILE / 4}>;
@@ -27,6 +32,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         start_#{i} = p.w_offset + batch * p.w_batch + min(tile.y + block * 4u + #{i}u, p.n - 1u) * p.w_row;
 #endfor
     }
+#if VEC_K
+    // From here on in vec4s, and of this lane's quad: an address is one addition.
+#for i in 0..4
+    start_#{i} = (start_#{i} >> 2u) + quad;
+#endfor
+#endif
     let slot = select(0u, #{16 * GROUPS}u, of_w) + quad * #{4 * GROUPS}u + (block ^ (quad * 2u));
 
     let tx = lane % #{TILE / TN}u;
@@ -41,8 +52,26 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 
     for (var k = 0u; k < p.k; k += 16u) {
 #for i in 0..4
-        var v_#{i}: vec4<f32>;
+        var v_#{i} = vec4<f32>();
 #endfor
+#if VEC_K
+        let k4 = k >> 2u;
+#if TAIL
+        if k + quad * 4u < p.k {
+#else
+        {
+#endif
+            if of_w {
+#for i in 0..4
+                v_#{i} = weight4(start_#{i} + k4);
+#endfor
+            } else {
+#for i in 0..4
+                v_#{i} = x[start_#{i} + k4];
+#endfor
+            }
+        }
+#else
         if of_w {
 #for i in 0..4
             v_#{i} = load_w(start_#{i}, k + quad * 4u);
@@ -52,6 +81,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             v_#{i} = load_x(start_#{i}, k + quad * 4u);
 #endfor
         }
+#endif
         workgroupBarrier();
 #for i in 0..4
         staged[slot + #{i * GROUPS}u] = vec4<f32>(v_0[#{i}], v_1[#{i}], v_2[#{i}], v_3[#{i}]);
