@@ -17,6 +17,7 @@ use std::collections::HashMap;
 const SHARED: &[(&str, &str)] = &[
     ("activation", include_str!("../shaders/shared/activation.wgsl")),
     ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
+    ("implicit_gemm_tile", include_str!("../shaders/shared/implicit_gemm_tile.wgsl")),
     ("matmul_lanes", include_str!("../shaders/shared/matmul_lanes.wgsl")),
     ("matmul_rows", include_str!("../shaders/shared/matmul_rows.wgsl")),
     ("matmul_tile", include_str!("../shaders/shared/matmul_tile.wgsl")),

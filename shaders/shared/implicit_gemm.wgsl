@@ -6,7 +6,7 @@
 // are ky outside and j inside, nothing is divided, and a tap is outside the image exactly if its row or its j is.
 //
 // Three ways, by define:
-// TILE      a workgroup stages BM pixels x BK and BN columns x BK in workgroup memory; TM x TN in registers a thread
+// TILE      a workgroup stages BM pixels x BK and BN columns x BK (implicit_gemm_tile.wgsl)
 // SUBGROUP  one subgroup a workgroup, no memory shared: each lane loads ROWS pixels and COLS columns of its own, and
 //           gets the others' pixels by broadcast; SUBGROUP * ROWS pixels x COLS columns in registers a lane
 // neither   ROWS pixels x COLS columns an invocation
@@ -114,91 +114,7 @@ fn activate(v: vec4<f32>) -> vec4<f32> {
 }
 
 #if TILE
-#define THREADS BM / TM * (BN / TN)
-#define QUADS_X BM / 4 * (BK / 4)
-#define QUADS_W BN / 4 * (BK / 4)
-#define ROUNDS (QUADS_X + QUADS_W + THREADS - 1) / THREADS
-// k-major: the four pixels (columns) of a vec4 are neighbours.
-var<workgroup> sh_x: array<vec4<f32>, #{BK * BM / 4}>;
-var<workgroup> sh_w: array<vec4<f32>, #{BK * BN / 4}>;
-
-@compute @workgroup_size(#{THREADS})
-fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let first_pixel = (wid.x + p.base.x) * #{BM}u;
-    let first_column = (wid.y + p.base.y) * #{BN}u;
-    let tx = lane % #{BN / TN}u;
-    let ty = lane / #{BN / TN}u;
-    // A thread stages the same 4 x 4 blocks at every step: four pixels or columns by four elements.
-#for i in 0..ROUNDS
-    let item#{i} = lane + #{i * THREADS}u;
-#if i * THREADS < QUADS_X
-    let pixel#{i} = item#{i} % #{BM / 4}u;
-#for r in 0..4
-    let q#{i}_#{r} = patch_of(first_pixel + pixel#{i} * 4u + #{r}u);
-#endfor
-#endif
-    let in_w#{i} = item#{i} - #{QUADS_X}u;
-#endfor
-#for r in 0..TM
-#for s in 0..TN / 4
-    var sum#{r}_#{s} = vec4<f32>();
-#endfor
-#endfor
-    for (var ky = 0u; ky < p.taps; ky++) {
-        for (var j = 0u; j < p.span; j += #{BK}u) {
-#for i in 0..ROUNDS
-#if i * THREADS < QUADS_X
-            if item#{i} < #{QUADS_X}u {
-                let k = item#{i} / #{BM / 4}u * 4u;
-                let b = transpose(mat4x4(patch4(q#{i}_0, ky, j + k), patch4(q#{i}_1, ky, j + k),
-                    patch4(q#{i}_2, ky, j + k), patch4(q#{i}_3, ky, j + k)));
-#for r in 0..4
-                sh_x[(k + #{r}u) * #{BM / 4}u + pixel#{i}] = b[#{r}];
-#endfor
-            }
-#endif
-#if (i + 1) * THREADS > QUADS_X
-            if item#{i} >= #{QUADS_X}u && in_w#{i} < #{QUADS_W}u {
-                let k = in_w#{i} / #{BN / 4}u * 4u;
-                let column = in_w#{i} % #{BN / 4}u;
-                let c = first_column + column * 4u;
-                let b = transpose(mat4x4(weight4(c, ky, j + k), weight4(c + 1u, ky, j + k),
-                    weight4(c + 2u, ky, j + k), weight4(c + 3u, ky, j + k)));
-#for r in 0..4
-                sh_w[(k + #{r}u) * #{BN / 4}u + column] = b[#{r}];
-#endfor
-            }
-#endif
-#endfor
-            workgroupBarrier();
-#for k in 0..BK
-            {
-#for s in 0..TM / 4
-                let a#{s} = sh_x[#{k * BM / 4 + s * (BM / TM)}u + ty];
-#endfor
-#for s in 0..TN / 4
-                let b#{s} = sh_w[#{k * BN / 4 + s * (BN / TN)}u + tx];
-#for r in 0..TM
-                sum#{r}_#{s} += a#{r / 4}[#{r % 4}] * b#{s};
-#endfor
-#endfor
-            }
-#endfor
-            workgroupBarrier();
-        }
-    }
-#for r in 0..TM
-    let m#{r} = first_pixel + (#{r / 4 * (BM / TM)}u + ty) * 4u + #{r % 4}u;
-    if m#{r} < p.pixels {
-#for s in 0..TN / 4
-        let c#{s} = first_column + (#{s * (BN / TN)}u + tx) * 4u;
-        if c#{s} < p.columns {
-            store(m#{r}, c#{s}, sum#{r}_#{s});
-        }
-#endfor
-    }
-#endfor
-}
+#import implicit_gemm_tile
 #else
 #if SUBGROUP
 #define LANES SUBGROUP

@@ -161,6 +161,9 @@ pub(super) fn implicit_gemm(
         variant,
         defines: vec![
             ("VEC", vec),
+            // Single loads are guarded anyway: no further texts for them.
+            ("PAD", (has("TILE") && (params.padding > 0 || vec == 1)).into()),
+            ("TAIL", (has("TILE") && vec == 4 && !params.span.is_multiple_of(get("BK"))).into()),
             ("VEC_OUT", cout.is_multiple_of(4).into()),
             ("HALF", half.into()),
             ("EXTRA", has_extra),
@@ -176,8 +179,12 @@ pub(super) fn implicit_gemm(
     Ok(result)
 }
 
-/// Every variant runs every shape; this is which runs it best.
+/// Which variant runs a shape best, among those that can.
 fn choose(kernel: &'static Kernel, target: &Target, p: &Params) -> Result<&'static Variant> {
+    // Tiles that guard their loads (PAD) keep the row of a patch in 16 bits and its column in 30.
+    let guarded = p.padding > 0 || !p.channels.is_multiple_of(4);
+    let far = guarded && (p.height + p.padding >= 1 << 15 || p.row + p.padding * p.channels >= 1 << 29);
+    let runs = |v: &Variant| !(far && v.name.starts_with("tile"));
     let tiles = |bm, bn| p.pixels.div_ceil(bm) * p.columns.div_ceil(bn);
     let suits = |v: &Variant| match v.name {
         _ if target.asks(kernel.name) => true,
@@ -187,7 +194,7 @@ fn choose(kernel: &'static Kernel, target: &Target, p: &Params) -> Result<&'stat
         "tile64" => p.columns > 16 && !(p.columns > 64 && tiles(128, 128) >= 128),
         _ => true,
     };
-    kernel.choose(target, suits).or_else(|_| kernel.choose(target, |_| true))
+    kernel.choose(target, |v| runs(v) && suits(v)).or_else(|_| kernel.choose(target, runs))
 }
 
 fn twin(inputs: &[Input], c: &Conv2d) -> Vec<Vec<f32>> {
@@ -271,4 +278,24 @@ pub fn cases() -> Vec<Case> {
         case("all padding", [1, 1, 2, 4], [4, 5, 1, 4], A::None, 1, DType::F32),
         case("outliers", [1, 8, 8, 12], [24, 3, 1, 1], A::None, 1, DType::F32),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_do_not_take_what_their_registers_cannot_hold() {
+        let choose = |height, row, padding| {
+            let p = Params { pixels: 100, columns: 64, height, row, channels: 4, padding, ..Params::zeroed() };
+            super::choose(&KERNEL, &Target::default(), &p).unwrap().name
+        };
+        assert_eq!(choose(100, 400, 1), "tile64");
+        assert_eq!(choose(32_767, 400, 1), "plain");
+        assert_eq!(choose(100, 1 << 29, 1), "plain");
+        assert_eq!(choose(32_767, 400, 0), "tile64");
+        let forced = Target { forced: vec![("conv2d".into(), "tile128".into())], ..Target::default() };
+        let p = Params { height: 40_000, padding: 1, ..Params::zeroed() };
+        assert!(super::choose(&KERNEL, &forced, &p).is_err());
+    }
 }
