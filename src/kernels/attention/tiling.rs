@@ -42,7 +42,7 @@ pub(super) const VARIANTS: &[Variant] = &[
     tile!("tile32", 16 x 8, 2 x 4, 1 to 32, 0),
     tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
     tile!("wide64", 16 x 16, 4 x 2, 33 to 64, 0),
-    tile!("wide32", 16 x 16, 2 x 2, 33 to 128, 0),
+    tile!("wide32", 16 x 16, 2 x 4, 33 to 128, 0),
     tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
     lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0),
     lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1),
