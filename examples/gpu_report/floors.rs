@@ -3,7 +3,7 @@
 /// A floor for some rows.
 #[derive(Debug)]
 pub(crate) struct Floor {
-    /// How `kernel/variant` starts.
+    /// `kernel/variant`, or `kernel/` for all of its variants, or empty for all kernels.
     pub(crate) shader: &'static str,
     /// A define that the row has; empty for any.
     pub(crate) with: &'static str,
@@ -21,7 +21,8 @@ impl Floor {
     /// Whether the row `FAMILY kernel/variant DEFINES` is meant.
     pub(crate) fn is_for(&self, key: &str) -> bool {
         let mut words = key.split(' ').skip(1);
-        let shader = words.next().is_some_and(|w| w.starts_with(self.shader));
+        let all = self.shader.is_empty() || self.shader.ends_with('/');
+        let shader = words.next().is_some_and(|w| w == self.shader || (all && w.starts_with(self.shader)));
         let defines: Vec<&str> = words.collect();
         let with = self.with.is_empty() || defines.contains(&self.with);
         shader && with && !self.without.iter().any(|w| defines.contains(w))
@@ -29,7 +30,7 @@ impl Floor {
 }
 
 /// Defines by which a loop has more to do than to load and multiply: weights to unpack, a last step to guard.
-const MORE: &[&str] = &["W", "W=2", "TAIL"];
+const MORE: &[&str] = &["W", "W=2", "HALF", "TAIL"];
 
 /// Shorthand for the table.
 const fn floor(shader: &'static str, with: &'static str, occupancy: [u64; 5], share: f64, loops: usize) -> Floor {
@@ -41,12 +42,16 @@ pub(crate) const FLOORS: &[Floor] = &[
     // Two waves of 64 on a SIMD are the least that can hide a load.
     floor("", "", [2, 2, 8, 8, 8], 0.0, 0),
     floor("matmul/tile128", "", [2, 2, 10, 10, 16], 0.87, 1),
-    floor("matmul/tile64", "", [4, 4, 16, 16, 16], 0.7, 1),
-    Floor { without: MORE, ..floor("matmul/tile64", "VEC_K", [0; 5], 0.8, 1) },
-    // Head widths of 128, FLUX's: scores and weighted values.
-    floor("attention/tile64", "D4=32", [0; 5], 0.7, 2),
-    floor("conv2d/tile128", "VEC=4", [0; 5], 0.58, 1),
-    floor("conv2d/tile64", "VEC=4", [0; 5], 0.71, 1),
+    // On RDNA 2 and 3 these loops have their loads in them: the inner loop over a step is unrolled.
+    floor("matmul/tile64", "", [4, 4, 16, 16, 16], 0.72, 1),
+    Floor { without: MORE, ..floor("matmul/tile64", "VEC_K", [0; 5], 0.84, 1) },
+    floor("conv2d/tile128", "VEC=4", [2, 2, 10, 10, 14], 0.87, 1),
+    floor("conv2d/tile64", "VEC=4", [4, 4, 16, 16, 16], 0.72, 1),
+    Floor { without: MORE, ..floor("conv2d/tile64", "VEC=4", [0; 5], 0.77, 1) },
+    // Head widths of 128, FLUX's, and of 256 and 512: scores and weighted values.
+    floor("attention/tile64", "D4=32", [2, 2, 8, 8, 8], 0.77, 2),
+    floor("attention/wide64", "", [0; 5], 0.74, 2),
+    floor("attention/wide32", "", [0; 5], 0.69, 2),
 ];
 
 #[cfg(test)]
@@ -67,6 +72,7 @@ mod tests {
         let floor = Floor { shader: "a/b", with: "W=2", without: &["TAIL"], occupancy: [0; 5], share: 0.0, loops: 0 };
         assert!(floor.is_for("navi21 a/b X W=2"));
         assert!(!floor.is_for("navi21 a/b X W=20") && !floor.is_for("navi21 a/b W=2 TAIL"));
-        assert!(!floor.is_for("navi21 a/c W=2"));
+        assert!(!floor.is_for("navi21 a/c W=2") && !floor.is_for("navi21 a/b2 W=2"));
+        assert!(Floor { shader: "a/", ..floor }.is_for("navi21 a/c W=2"));
     }
 }
