@@ -1,12 +1,12 @@
 // y = act(x wT + bias) + residual, batched and strided.
-// x: (m, k) f32; w: (n, k) f32 | f16 | q8; y: (m, n). Offsets and strides of Params are in elements.
+// x: (m, k) f32; w: (n, k) f32 | f16 | q8 | q4 | q4k; y: (m, n). Offsets and strides of Params are in elements.
 //
 // This file has the bindings, the loads and the epilogue; METHOD picks the loop:
 //   0 matmul_tile    workgroup memory, a register block a thread (GPU)
 //   1 matmul_rows    few rows: weights are read once, lanes along k (GPU)
 //   2 matmul_lanes   no barrier, rows of x by subgroup broadcast (software)
 //
-// W 0 f32, 1 f16, 2 q8. VEC_K: k and the strides of x and w are multiples of 4. VEC_N: the same for n, bias,
+// W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k. VEC_K: k and the strides of x and w are multiples of 4. VEC_N: the same for n, bias,
 // residual and y. TAIL: k is no multiple of what a step covers. ACTIVATION 0 none, 1 GELU, 2 ReLU.
 // RESIDUAL 0 none, 1 as many rows as y, 2 rows that repeat.
 #if ACTIVATION == 1
@@ -26,7 +26,7 @@ struct Params {
     w_offset: u32,
     w_batch: u32,
     w_row: u32,
-    // The word where the scales of a q8 weight start.
+    // The word where the scales of a quantised weight start.
     scales: u32,
     bias_batch: u32,
     residual_offset: u32,
@@ -43,7 +43,7 @@ struct Params {
 #else
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 #endif
-#if W == 2
+#if W >= 2
 @group(0) @binding(2) var<storage, read> w: array<u32>;
 #elif W == 1
 #if VEC_K

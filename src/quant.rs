@@ -1,10 +1,17 @@
-//! Storage formats of weights: f16 pairs and Q8 blocks, to and from f32. The layouts are those of [`DType`].
+//! Storage formats of weights: f16 pairs, Q8, Q4 and Q4_K blocks, to and from f32, and from the blocks of GGUF
+//! files. The layouts are those of [`DType`].
 //!
 //! [`DType`]: crate::shape::DType
 
+mod gguf;
+mod q4;
+
+pub use gguf::{repack_q4, repack_q4k, repack_q8};
+pub use q4::{SUPER_BLOCK, pack_q4, pack_q4k, unpack_q4, unpack_q4k};
+
 use half::f16;
 
-/// Elements in a Q8 block.
+/// Elements in a Q8 or Q4 block: those that share a scale.
 pub const BLOCK: usize = 32;
 
 /// f32 to f16 pairs, low half first; an odd count gets a zero. Values beyond f16 become infinite: check first

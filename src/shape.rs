@@ -107,6 +107,16 @@ pub enum DType {
     /// Blocks of 32 along the last axis: all quants (four to a `u32`, row-major), then one f16 scale a block
     /// (two to a `u32`). The values are those of ggml's Q8_0; only the layout differs, for aligned loads.
     Q8,
+    /// Blocks of 32 of 4-bit quants `q`, of value `(q - 8) d`: all quants (eight to a `u32`), then one f16 scale `d`
+    /// a block (two to a `u32`). The values are those of ggml's Q4_0.
+    ///
+    /// Byte `b` of a word has element `b` in its low and element `b + 4` in its high half: one shift and one mask
+    /// make four bytes of four neighbours, for conversion or for a packed dot product.
+    Q4,
+    /// Blocks of 256 in eight parts of 32: 4-bit quants of value `d s q - e t`, with 6-bit `s` and `t` for each part
+    /// and f16 `d` and `e` for each block. All quants as in `Q4`; then `s | t << 8` for each part, two to a `u32`;
+    /// then `d | e << 16` for each block. The values are those of ggml's Q4_K.
+    Q4K,
     /// 32-bit unsigned integer.
     U32,
 }
@@ -118,6 +128,17 @@ impl DType {
             DType::F32 | DType::U32 => count * 4,
             DType::F16 => count.div_ceil(2) * 4,
             DType::Q8 => count.div_ceil(4) * 4 + count.div_ceil(32).div_ceil(2) * 4,
+            DType::Q4 => count.div_ceil(8) * 4 + count.div_ceil(32).div_ceil(2) * 4,
+            DType::Q4K => count.div_ceil(256) * (256 / 8 + 256 / 64 + 1) * 4,
+        }
+    }
+
+    /// Elements that only come together, along the last axis: 1 for what is not quantised.
+    pub const fn block(self) -> usize {
+        match self {
+            DType::F32 | DType::F16 | DType::U32 => 1,
+            DType::Q8 | DType::Q4 => 32,
+            DType::Q4K => 256,
         }
     }
 }

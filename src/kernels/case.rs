@@ -17,7 +17,7 @@ pub struct Input {
     pub dtype: DType,
     /// What the device gets.
     pub bytes: Vec<u8>,
-    /// What the twin gets: for f16 and Q8 the values after the rounding.
+    /// What the twin gets: for f16 and quantised storage the values after the rounding.
     pub values: Vec<f32>,
 }
 
@@ -28,27 +28,18 @@ impl Input {
         Self::new(shape.into(), DType::F32, bytes, values)
     }
 
-    /// f16 values, rounded from f32.
-    pub fn f16(shape: impl Into<Shape>, values: &[f32]) -> Self {
-        let words = quant::pack_f16(values);
-        let rounded = quant::unpack_f16(&words, values.len());
-        Self::new(shape.into(), DType::F16, bytemuck::cast_slice(&words).to_vec(), rounded)
-    }
-
-    /// Q8 blocks, rounded from f32.
-    pub fn q8(shape: impl Into<Shape>, values: &[f32]) -> Self {
-        let words = quant::pack_q8(values);
-        let rounded = quant::unpack_q8(&words, values.len());
-        Self::new(shape.into(), DType::Q8, bytemuck::cast_slice(&words).to_vec(), rounded)
-    }
-
-    /// Values stored as `dtype` (not `U32`).
+    /// Values stored as `dtype` (not `U32`), rounded from f32.
     pub fn stored(dtype: DType, shape: impl Into<Shape>, values: Vec<f32>) -> Self {
-        match dtype {
-            DType::F16 => Self::f16(shape, &values),
-            DType::Q8 => Self::q8(shape, &values),
-            _ => Self::f32(shape, values),
-        }
+        let (pack, unpack): (Pack, Unpack) = match dtype {
+            DType::F16 => (quant::pack_f16, quant::unpack_f16),
+            DType::Q8 => (quant::pack_q8, quant::unpack_q8),
+            DType::Q4 => (quant::pack_q4, quant::unpack_q4),
+            DType::Q4K => (quant::pack_q4k, quant::unpack_q4k),
+            DType::F32 | DType::U32 => return Self::f32(shape, values),
+        };
+        let words = pack(&values);
+        let rounded = unpack(&words, values.len());
+        Self::new(shape.into(), dtype, bytemuck::cast_slice(&words).to_vec(), rounded)
     }
 
     fn new(shape: Shape, dtype: DType, bytes: Vec<u8>, values: Vec<f32>) -> Self {
@@ -57,6 +48,8 @@ impl Input {
     }
 }
 
+type Pack = fn(&[f32]) -> Vec<u32>;
+type Unpack = fn(&[u32], usize) -> Vec<f32>;
 type Record = dyn Fn(&mut Graph, &[Value]) -> Result<Vec<Value>> + Send + Sync;
 type Twin = dyn Fn(&[Input]) -> Vec<Vec<f32>> + Send + Sync;
 

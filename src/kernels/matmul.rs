@@ -96,7 +96,7 @@ pub struct Batched {
     pub k: usize,
     /// Row `m`, column `k`.
     pub x: Strides,
-    /// Row `n`, column `k`. A q8 weight has rows of `k`, and an offset and batch stride of whole blocks of 32.
+    /// Row `n`, column `k`. A quantised weight has rows of `k`, and an offset and batch stride of whole blocks.
     pub w: Strides,
     /// From the bias of one matrix to that of the next; 0 shares it.
     pub bias_batch: usize,
@@ -108,7 +108,7 @@ pub struct Batched {
 
 /// `y = act(x wᵀ + bias) + residual`.
 ///
-/// `x`: `(.., k)` f32; `w`: `(n, k)` f32, f16 or q8 (k a multiple of 32); `bias`: `(n)`; `y`: `(.., n)` f32.
+/// `x`: `(.., k)` f32; `w`: `(n, k)` f32, f16, q8 or q4 (k a multiple of 32) or q4k (of 256); `bias`: `(n)`; `y`: `(.., n)` f32.
 /// As `torch.nn.Linear`. Sums are f32 whatever the storage.
 ///
 /// # Errors
@@ -151,9 +151,10 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
     }
     let dtype = g.dtype(w);
     ensure!(dtype != DType::U32, Argument, "matmul: weights stored as {dtype:?}");
-    if dtype == DType::Q8 {
-        let whole = b.w.row == k && [k, b.w.offset, b.w.batch].iter().all(|v| v.is_multiple_of(32));
-        ensure!(whole, Shape, "matmul: q8 weights need rows of whole blocks of 32, not {:?} with k {k}", b.w);
+    let block = dtype.block();
+    if block > 1 {
+        let whole = b.w.row == k && [k, b.w.offset, b.w.batch].iter().all(|v| v.is_multiple_of(block));
+        ensure!(whole, Shape, "matmul: {dtype:?} weights need rows of whole blocks of {block}: {:?} with k {k}", b.w);
     }
     if let Some(bias) = e.bias {
         reaches(g, "bias", bias, wide, [batch, 1, n])?;
@@ -198,7 +199,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
         w_offset: ws.offset as u32,
         w_batch: ws.batch as u32,
         w_row: ws.row as u32,
-        scales: (g.shape(w).count() / 4) as u32,
+        scales: (g.shape(w).count() / if dtype == DType::Q8 { 4 } else { 8 }) as u32,
         bias_batch: bs.batch as u32,
         residual_offset: rs.offset as u32,
         residual_batch: rs.batch as u32,
@@ -211,6 +212,8 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
     let storage = match dtype {
         DType::F16 => 1,
         DType::Q8 => 2,
+        DType::Q4 => 3,
+        DType::Q4K => 4,
         DType::F32 | DType::U32 => 0,
     };
     g.dispatch(Dispatch {

@@ -27,6 +27,8 @@ enum Layout {
     Heads,
     /// Gaps between the rows and matrices of x, w, bias and residual, and offsets. y as `Heads`: NaN fills gaps.
     Loose,
+    /// x as `Loose`, but its rows start at no multiple of 4: single loads of every operand.
+    Skew,
     /// `Loose`, and one call for each matrix of the batch, all into one `out`, with one bias.
     Calls,
 }
@@ -58,17 +60,18 @@ impl Spec {
         let x = match layout {
             Layout::Dense => dense(m, k),
             Layout::Heads => side(k),
+            Layout::Skew => Strides { offset: 3, batch: m * (k + 5), row: k + 5 },
             _ => loose(m, k),
         };
-        let y = if layout == Layout::Dense { dense(m, n) } else { side(n) };
-        let w = if gaps && self.w != DType::Q8 { loose(n, k) } else { dense(n, k) };
+        let y = if layout == Layout::Dense || layout == Layout::Skew { dense(m, n) } else { side(n) };
+        let w = if gaps && self.w.block() == 1 { loose(n, k) } else { dense(n, k) };
         let shape = Shape::from([extent(y, [batch, m, n])]);
         Batched { batch, m, n, k, x, w, bias_batch: if layout == Layout::Loose { n + 8 } else { 0 }, y, shape }
     }
 
     fn residual_at(&self) -> Strides {
         match self.layout {
-            Layout::Dense | Layout::Heads => Strides { offset: 0, batch: 0, row: self.n },
+            Layout::Dense | Layout::Heads | Layout::Skew => Strides { offset: 0, batch: 0, row: self.n },
             _ => Strides { offset: 4, batch: 8, row: self.n + 16 },
         }
     }
@@ -185,6 +188,12 @@ pub fn cases() -> Vec<Case> {
         Spec { w: DType::F16, batch: 3, layout: Layout::Loose, ..full("half loose", 5, 8, 48) },
         Spec { w: DType::Q8, ..full("q8", 68, 44, 96) },
         Spec { w: DType::Q8, batch: 2, layout: Layout::Heads, ..full("q8 heads", 9, 36, 64) },
+        Spec { w: DType::Q8, layout: Layout::Skew, ..plain("q8 skew", 5, 12, 96) },
+        Spec { w: DType::Q4, ..full("q4", 68, 44, 96) },
+        Spec { w: DType::Q4, batch: 2, layout: Layout::Heads, ..full("q4 heads", 9, 36, 64) },
+        Spec { w: DType::Q4, layout: Layout::Skew, ..plain("q4 skew", 5, 12, 96) },
+        Spec { w: DType::Q4K, ..full("q4k", 66, 36, 512) },
+        Spec { w: DType::Q4K, layout: Layout::Skew, ..plain("q4k skew", 5, 12, 256) },
         // SAM 2: qkv and MLP of the trunk, the decoder's projections and MLPs, the product that makes the masks.
         full("hiera tiny qkv", 70, 288, 96),
         full("hiera large proj", 64, 144, 144),
