@@ -47,6 +47,27 @@ impl Default for Limits {
     }
 }
 
+/// What a variant may need of an adapter beyond what WebGPU guarantees and subgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Feature {
+    /// f16 in shaders.
+    F16,
+    /// A packed 4 x 8-bit dot product that is known to be fast. Every adapter can emulate it.
+    Dot4,
+    /// Cooperative matrices of 8 x 8.
+    Coop8,
+    /// Cooperative matrices of 16 x 16, f16 with f32 sums.
+    Coop16,
+}
+
+/// The define that makes a shader use a feature: a variant that sets it needs the feature.
+const NEEDS: [(Feature, (&str, i64)); 4] = [
+    (Feature::F16, ("F16", 1)),
+    (Feature::Dot4, ("DOT4", 1)),
+    (Feature::Coop8, ("COOP", 8)),
+    (Feature::Coop16, ("COOP", 16)),
+];
+
 /// What a recording may assume of the adapter that will play it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
@@ -56,6 +77,8 @@ pub struct Target {
     pub limits: Limits,
     /// The subgroup size, where subgroup operations exist and the size is the same in every dispatch.
     pub subgroup: Option<u32>,
+    /// What else the adapter has.
+    pub features: Vec<Feature>,
     /// Forced variants, `(kernel, variant)`; a kernel that is not listed chooses for itself.
     pub forced: Vec<(String, String)>,
     /// What was measured on this adapter.
@@ -94,6 +117,7 @@ impl Default for Target {
             class: Class::Gpu,
             limits: Limits::default(),
             subgroup: None,
+            features: Vec::new(),
             forced: Vec::new(),
             tuning: Tuning::default(),
             tuned: None,
@@ -125,6 +149,28 @@ impl Variant {
             None => panic!("variant {} has no define {name}", self.name),
         }
     }
+
+    /// The features that it needs: those whose define it sets.
+    pub fn needs(&self) -> impl Iterator<Item = Feature> {
+        NEEDS.iter().filter(|(_, define)| self.defines.contains(define)).map(|(feature, _)| *feature)
+    }
+
+    /// Whether an adapter has what it needs.
+    pub fn runs_on(&self, target: &Target) -> bool {
+        let subgroup = self.subgroup.is_none() || self.subgroup == target.subgroup;
+        subgroup && self.needs().all(|feature| target.features.contains(&feature))
+    }
+
+    /// The normalised mean square error that it may have because it rounds its operands: uniform values rounded to
+    /// f16 give 5e-8 in the cases, rounded to 8 bits in blocks of 32 give 1.4e-5. The bounds leave room for other
+    /// distributions, as ggml's tests do (which allow 5e-4). 0 for variants in f32.
+    pub fn rounding(&self) -> f64 {
+        self.needs().fold(0.0, |worst: f64, feature| match feature {
+            Feature::F16 | Feature::Coop16 => worst.max(1e-6),
+            Feature::Dot4 => worst.max(5e-4),
+            Feature::Coop8 => worst,
+        })
+    }
 }
 
 /// A compute kernel: one shader file, one Rust file, one name for both, for labels and for benches.
@@ -150,7 +196,7 @@ impl Kernel {
     where
         Self: 'static,
     {
-        let usable = |v: &Variant| (v.subgroup.is_none() || v.subgroup == target.subgroup) && fits(v);
+        let usable = |v: &Variant| v.runs_on(target) && fits(v);
         if let Some((_, name)) = target.forced.iter().find(|(k, _)| k == self.name) {
             return match self.variants.iter().find(|v| v.name == name) {
                 Some(v) if usable(v) => Ok(v),

@@ -1,6 +1,6 @@
 //! Which adapter to open, and what to ask it for.
 
-use super::Checks;
+use super::{Checks, features};
 use crate::{
     error::{Result, bail},
     kernel::{Class, Limits, Target, Tuning},
@@ -176,6 +176,7 @@ pub(super) fn request(adapter: &wgpu::Adapter, info: &AdapterInfo, options: &Opt
             offset_alignment: limits.min_storage_buffer_offset_alignment,
         },
         subgroup: (features.contains(wgpu::Features::SUBGROUP) && min == max).then_some(min),
+        features: features::of(features, info),
         forced: options.variants.clone(),
         tuning: Tuning::default(),
         tuned: None,

@@ -5,6 +5,7 @@
 
 mod adapter;
 mod buffer;
+mod features;
 mod pipeline;
 mod submit;
 #[cfg(not(target_arch = "wasm32"))]

@@ -19,6 +19,7 @@ fn emitted() -> BTreeMap<String, (String, usize)> {
                 let target = Target {
                     class: Class::Gpu,
                     subgroup: variant.subgroup,
+                    features: variant.needs().collect(),
                     forced: vec![(entry.kernel.name.into(), variant.name.into())],
                     ..Target::default()
                 };
@@ -47,7 +48,9 @@ fn texts_validate_for_every_backend() {
             naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
         let info = valid::Validator::new(
             valid::ValidationFlags::all(),
-            valid::Capabilities::SUBGROUP | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+            valid::Capabilities::SUBGROUP
+                | valid::Capabilities::SHADER_FLOAT16
+                | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
         )
         .subgroup_stages(valid::ShaderStages::COMPUTE)
         .subgroup_operations(valid::SubgroupOperationSet::all())
