@@ -1,22 +1,22 @@
-// y = act(x wT + bias) + residual, batched and strided.
-// x: (m, k) f32; w: (n, k) f32 | f16 | q8 | q4 | q4k; y: (m, n). Offsets and strides of Params are in elements.
+// y = residual + gate * act(x wT + bias), batched and strided; with GLU, y = residual + gate * act(even) * odd columns.
+// x: (m, k) f32; w: (n, k) f32 | f16 | q8 | q4 | q4k; y: (m, n or n / 2). Offsets and strides are in elements.
 //
-// This file has the bindings, the loads and the epilogue; METHOD picks the loop:
+// This file has the bindings and the loads, `epilogue` the rest of a sum's way; METHOD picks the loop:
 //   0 matmul_tile    workgroup memory, a register block a thread (GPU)
 //   1 matmul_rows    few rows: weights are read once, lanes along k (GPU)
 //   2 matmul_lanes   no barrier, rows of x by subgroup broadcast (software)
+//   3 matmul_block   as 0, tiles of any two sides, workgroup memory of f32 or f16 (GPU)
+//   4 matmul_dot4    x is q8, w q8 or q4: packed 8-bit dot products (GPUs that have them)
 //
-// W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k. VEC_K: k and the strides of x and w are multiples of 4. VEC_N: the same for n, bias,
-// residual and y. TAIL: k is no multiple of what a step covers. ACTIVATION 0 none, 1 GELU, 2 ReLU.
-// RESIDUAL 0 none, 1 as many rows as y, 2 rows that repeat.
-#if ACTIVATION == 1
-#import activation
+// W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k. VEC_K: k and the strides of x and w are multiples of 4. TAIL: k is no multiple of
+// what a step covers. The rest is in `epilogue`.
+#if F16
+enable f16;
 #endif
 
 struct Params {
     base: vec4<u32>,
     m: u32,
-    n: u32,
     k: u32,
     tiles_m: u32,
     tiles_n: u32,
@@ -26,9 +26,13 @@ struct Params {
     w_offset: u32,
     w_batch: u32,
     w_row: u32,
-    // The word where the scales of a quantised weight start.
+    // The words where the scales of a quantised w start, and of x.
     scales: u32,
+    x_scales: u32,
+    n: u32,
     bias_batch: u32,
+    gate_offset: u32,
+    gate_batch: u32,
     residual_offset: u32,
     residual_batch: u32,
     residual_row: u32,
@@ -38,7 +42,9 @@ struct Params {
     y_row: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-#if VEC_K
+#if METHOD == 4
+@group(0) @binding(1) var<storage, read> x: array<u32>;
+#elif VEC_K
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 #else
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -56,24 +62,10 @@ struct Params {
 #else
 @group(0) @binding(2) var<storage, read> w: array<f32>;
 #endif
-#if VEC_N
-#if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-#endif
-#if RESIDUAL
-@group(0) @binding(#{3 + BIAS}) var<storage, read> residual: array<vec4<f32>>;
-#endif
-@group(0) @binding(#{3 + BIAS + (RESIDUAL > 0)}) var<storage, read_write> y: array<vec4<f32>>;
-#else
-#if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-#endif
-#if RESIDUAL
-@group(0) @binding(#{3 + BIAS}) var<storage, read> residual: array<f32>;
-#endif
-@group(0) @binding(#{3 + BIAS + (RESIDUAL > 0)}) var<storage, read_write> y: array<f32>;
-#endif
+#define FIRST 3
+#import epilogue
 
+#if METHOD != 4
 #import weights
 
 // Elements k .. k+3 of the row of x that starts at element `row`; zeros beyond p.k.
@@ -109,74 +101,7 @@ fn load_w(row: u32, k: u32) -> vec4<f32> {
 #endif
 }
 
-// The bias of columns col .. col+3, as far as they exist; zeros without one.
-fn load_bias(batch: u32, col: u32) -> vec4<f32> {
-#if !BIAS
-    return vec4<f32>();
-#elif VEC_N
-    return bias[(batch * p.bias_batch + min(col, p.n - 4u)) >> 2u];
-#else
-    let start = batch * p.bias_batch;
-    let last = p.n - 1u;
-    return vec4<f32>(bias[start + min(col, last)], bias[start + min(col + 1u, last)], bias[start + min(col + 2u, last)], bias[start + min(col + 3u, last)]);
 #endif
-}
-
-#if RESIDUAL
-fn residual_at(batch: u32, row: u32, col: u32) -> u32 {
-#if RESIDUAL == 2
-    let r = row % p.residual_rows;
-#else
-    let r = row;
-#endif
-    return p.residual_offset + batch * p.residual_batch + r * p.residual_row + col;
-}
-#endif
-
-#if VEC_N
-// The rest of the epilogue for columns col .. col+3 of a row; the bias is in the sum already.
-fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
-#if ACTIVATION == 1
-    var v = gelu4(sum);
-#elif ACTIVATION == 2
-    var v = max(sum, vec4<f32>());
-#else
-    var v = sum;
-#endif
-#if RESIDUAL
-    v += residual[residual_at(batch, row, col) >> 2u];
-#endif
-    y[(p.y_offset + batch * p.y_batch + row * p.y_row + col) >> 2u] = v;
-}
-#else
-fn store1(batch: u32, row: u32, col: u32, sum: f32) {
-#if ACTIVATION == 1
-    var v = gelu(sum);
-#elif ACTIVATION == 2
-    var v = max(sum, 0.0);
-#else
-    var v = sum;
-#endif
-#if RESIDUAL
-    v += residual[residual_at(batch, row, col)];
-#endif
-    y[p.y_offset + batch * p.y_batch + row * p.y_row + col] = v;
-}
-
-fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
-    store1(batch, row, col, sum.x);
-    if col + 1u < p.n {
-        store1(batch, row, col + 1u, sum.y);
-    }
-    if col + 2u < p.n {
-        store1(batch, row, col + 2u, sum.z);
-    }
-    if col + 3u < p.n {
-        store1(batch, row, col + 3u, sum.w);
-    }
-}
-#endif
-
 // The tile (row, column) of a workgroup.
 fn tile_of(id: vec3<u32>) -> vec2<u32> {
 #if METHOD == 2
@@ -195,6 +120,10 @@ fn tile_of(id: vec3<u32>) -> vec2<u32> {
 #import matmul_tile
 #elif METHOD == 1
 #import matmul_rows
-#else
+#elif METHOD == 2
 #import matmul_lanes
+#elif METHOD == 3
+#import matmul_block
+#else
+#import matmul_dot4
 #endif

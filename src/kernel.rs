@@ -197,24 +197,36 @@ impl Kernel {
         Self: 'static,
     {
         let usable = |v: &Variant| v.runs_on(target) && fits(v);
-        if let Some((_, name)) = target.forced.iter().find(|(k, _)| k == self.name) {
-            return match self.variants.iter().find(|v| v.name == name) {
-                Some(v) if usable(v) => Ok(v),
-                Some(_) => bail!(Gpu, "{}: variant {name} does not suit this adapter or shape", self.name),
-                None => bail!(Gpu, "{}: no variant {name}; there are {}", self.name, self.variant_names()),
-            };
-        }
-        if let Some((_, name)) = target.tuned.as_ref().filter(|(k, _)| *k == self.name) {
-            // A shape of the same class that it cannot run is left to the rule.
-            if let Some(v) = self.variants.iter().find(|v| v.name == name && usable(v)) {
-                return Ok(v);
-            }
+        if let Some(v) = self.asked(target, &fits)? {
+            return Ok(v);
         }
         let preferred = self.variants.iter().find(|v| v.class == target.class && usable(v));
         match preferred.or_else(|| self.variants.iter().find(|v| usable(v))) {
             Some(v) => Ok(v),
             None => bail!(Gpu, "{}: no variant suits this adapter and shape", self.name),
         }
+    }
+
+    /// The variant that is forced, or measured for the shape being recorded. A measured one that cannot run a shape of
+    /// its class is left to the rule.
+    ///
+    /// # Errors
+    /// As [`choose`](Self::choose), for a forced one.
+    pub fn asked(&self, target: &Target, fits: impl Fn(&Variant) -> bool) -> Result<Option<&'static Variant>>
+    where
+        Self: 'static,
+    {
+        let named = |name: &str| self.variants.iter().find(|v| v.name == name);
+        let usable = |v: &&Variant| v.runs_on(target) && fits(v);
+        if let Some((_, name)) = target.forced.iter().find(|(k, _)| k == self.name) {
+            return match named(name) {
+                Some(v) if usable(&v) => Ok(Some(v)),
+                Some(_) => bail!(Gpu, "{}: variant {name} does not suit this adapter or shape", self.name),
+                None => bail!(Gpu, "{}: no variant {name}; there are {}", self.name, self.variant_names()),
+            };
+        }
+        let tuned = target.tuned.as_ref().filter(|(k, _)| *k == self.name);
+        Ok(tuned.and_then(|(_, name)| named(name)).filter(usable))
     }
 
     fn variant_names(&self) -> String {

@@ -15,9 +15,13 @@ use std::collections::HashMap;
 
 /// The files that `#import` finds, by stem.
 const SHARED: &[(&str, &str)] = &[
+    ("activate", include_str!("../shaders/shared/activate.wgsl")),
     ("activation", include_str!("../shaders/shared/activation.wgsl")),
+    ("epilogue", include_str!("../shaders/shared/epilogue.wgsl")),
     ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
     ("implicit_gemm_tile", include_str!("../shaders/shared/implicit_gemm_tile.wgsl")),
+    ("matmul_block", include_str!("../shaders/shared/matmul_block.wgsl")),
+    ("matmul_dot4", include_str!("../shaders/shared/matmul_dot4.wgsl")),
     ("matmul_lanes", include_str!("../shaders/shared/matmul_lanes.wgsl")),
     ("matmul_rows", include_str!("../shaders/shared/matmul_rows.wgsl")),
     ("matmul_tile", include_str!("../shaders/shared/matmul_tile.wgsl")),

@@ -33,7 +33,9 @@ fn target(kernel: &str, variant: &Variant) -> Target {
         class: Class::Gpu,
         limits: Limits { workgroup_memory: 64 << 10, invocations: 1024, ..Limits::default() },
         subgroup: variant.subgroup,
+        features: variant.needs().collect(),
         forced: vec![(kernel.into(), variant.name.into())],
+        ..Target::default()
     }
 }
 

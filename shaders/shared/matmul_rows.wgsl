@@ -51,10 +51,22 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let row = tile.x + thread % #{SUMS}u / #{COLS}u;
     let col = tile.y + thread / #{SUMS}u * #{COLS}u + thread % #{COLS}u;
     if row < p.m && col < p.n {
-        var sum = load_bias(batch, col).x;
-        for (var i = 0u; i < #{LANES}u; i += 1u) {
-            sum += sums[begin + i];
+#if GLU
+        // The next thread's column is the other half of the pair.
+        if (col & 1u) == 0u {
+            store1(batch, row, col, total(begin, load_bias(batch, col).x), total(begin + #{LANES + 1}u, load_bias(batch, col).y));
         }
-        store1(batch, row, col, sum);
+#else
+        store1(batch, row, col, total(begin, load_bias(batch, col).x), 0.0);
+#endif
     }
+}
+
+// The sums of a team's lanes on top of the bias, in order.
+fn total(begin: u32, bias: f32) -> f32 {
+    var sum = bias;
+    for (var i = 0u; i < #{LANES}u; i += 1u) {
+        sum += sums[begin + i];
+    }
+    return sum;
 }

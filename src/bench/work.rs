@@ -1,7 +1,7 @@
 //! What is measured: calls, with how often a model makes them.
 
 use crate::{
-    error::{Error, ErrorKind, Result, ensure},
+    error::{Error, ErrorKind, Result, bail},
     gpu::Gpu,
     graph::{Call, Graph, Value},
     kernel::{Target, Tuning},
@@ -38,7 +38,7 @@ pub(super) struct Recording {
     pub(super) graph: Graph,
     pub(super) inputs: Vec<Value>,
     pub(super) output: Value,
-    /// Of the call's first dispatch: what the call is named by.
+    /// Of the call's own kernel.
     pub(super) variant: &'static str,
 }
 
@@ -74,8 +74,9 @@ impl Work {
         let inputs = self.call.inputs(&mut graph);
         let Some(replay) = entry.replay else { unreachable!("entry() returns those that replay") };
         let output = replay(&mut graph, &self.call)?;
-        ensure!(!graph.dispatches().is_empty(), Internal, "{} recorded nothing", self.name());
-        let variant = graph.dispatches()[0].variant.name;
+        // A call may prepare its operands by other kernels, and merge its parts by others.
+        let own = graph.dispatches().iter().find(|d| d.kernel.name == self.call.kernel);
+        let Some(variant) = own.map(|d| d.variant.name) else { bail!(Internal, "{} recorded nothing", self.name()) };
         Ok(Recording { graph, inputs, output, variant })
     }
 

@@ -1,5 +1,7 @@
 //! The activation that a kernel applies to what it stores.
 
+use std::f64::consts::PI;
+
 /// Applied element by element, in f32.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Activation {
@@ -10,6 +12,12 @@ pub enum Activation {
     Gelu,
     /// `max(x, 0)`.
     Relu,
+    /// GELU by its approximation with tanh (PyTorch's `approximate="tanh"`): FLUX, T5, SigLIP.
+    GeluTanh,
+    /// `x sigmoid(x)`.
+    Silu,
+    /// `x sigmoid(1.702 x)`: CLIP.
+    QuickGelu,
 }
 
 impl Activation {
@@ -24,6 +32,9 @@ impl Activation {
             Self::None => x,
             Self::Gelu => super::layer_norm::gelu(x),
             Self::Relu => x.max(0.0),
+            Self::GeluTanh => 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh()),
+            Self::Silu => x / (1.0 + (-x).exp()),
+            Self::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
         }
     }
 }

@@ -132,6 +132,8 @@ pub(super) fn implicit_gemm(
     mut params: Params,
     activation: Activation,
 ) -> Result<Value> {
+    let known = matches!(activation, Activation::None | Activation::Gelu | Activation::Relu);
+    ensure!(known, Argument, "{}: no epilogue with {activation:?}", kernel.name);
     let (name, cout) = (kernel.name, y[3]);
     ensure!(g.shape(o.bias).count() == cout, Shape, "{name}: bias {} for {cout} channels", g.shape(o.bias));
     let half = g.dtype(o.weight) == DType::F16;

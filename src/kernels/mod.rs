@@ -15,7 +15,9 @@ pub mod elementwise;
 pub mod layer_norm;
 pub mod mask_stats;
 pub mod matmul;
+pub mod matmul_merge;
 pub mod max_pool2d;
+pub mod quantize_rows;
 pub mod resize;
 pub mod roofline;
 pub mod rope;
@@ -71,7 +73,9 @@ pub const ALL: &[Entry] = &[
     entry!(layer_norm(x, weight, bias, eps, gelu)),
     entry!(mask_stats(logits, height, width, threshold, offset)),
     entry!(matmul matmul_batched(x, w, batched, epilogue)),
+    Entry { kernel: &matmul_merge::KERNEL, cases: matmul_merge::cases, replay: None },
     entry!(max_pool2d(x, offset, channels)),
+    Entry { kernel: &quantize_rows::KERNEL, cases: quantize_rows::cases, replay: None },
     entry!(resize(x, height, width, mode)),
     entry!(roofline(x, probe, iterations, invocations)),
     entry!(rope(x, table, exclude)),

@@ -117,7 +117,13 @@ impl Linear {
     /// `Shape`.
     pub fn run(&self, g: &mut Graph, x: Value, r: Run) -> Result<Value> {
         let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
-        let epilogue = Epilogue { bias: Some(bias), activation: r.activation, residual: r.residual, out: r.out };
+        let epilogue = Epilogue {
+            bias: Some(bias),
+            activation: r.activation,
+            residual: r.residual,
+            out: r.out,
+            ..Epilogue::default()
+        };
         matmul(g, x, weight, epilogue)
     }
 }

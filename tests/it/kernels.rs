@@ -20,8 +20,8 @@ macro_rules! kernels {
 }
 
 kernels! {
-    attention attention_merge conv2d conv_transpose2d depthwise_conv2d elementwise layer_norm mask_stats matmul max_pool2d
-    resize roofline rope
+    attention attention_merge conv2d conv_transpose2d depthwise_conv2d elementwise layer_norm mask_stats matmul matmul_merge
+    max_pool2d quantize_rows resize roofline rope
 }
 
 fn variants_equal_their_twin(kernel: &str) {

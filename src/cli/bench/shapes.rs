@@ -28,7 +28,7 @@ fn pattern(text: &str) -> std::result::Result<regex::Regex, String> {
 }
 
 fn dtype(text: &str) -> std::result::Result<DType, String> {
-    let all = [DType::F32, DType::F16, DType::Q8];
+    let all = [DType::F32, DType::F16, DType::Q8, DType::Q4, DType::Q4K];
     let name = |d: &DType| format!("{d:?}").to_lowercase();
     let names = || all.iter().map(name).collect::<Vec<_>>().join(", ");
     all.iter().find(|d| name(d) == text).copied().ok_or_else(|| format!("expected one of {}", names()))

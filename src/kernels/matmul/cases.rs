@@ -13,6 +13,8 @@ struct Spec {
     w: DType,
     bias: bool,
     activation: Activation,
+    glu: bool,
+    gate: bool,
     /// Rows of the residual.
     residual: Option<usize>,
     layout: Layout,
@@ -42,14 +44,26 @@ const PLAIN: Spec = Spec {
     w: DType::F32,
     bias: false,
     activation: Activation::None,
+    glu: false,
+    gate: false,
     residual: None,
     layout: Layout::Dense,
     outliers: false,
 };
 
 impl Spec {
+    /// Columns of y.
+    fn columns(&self) -> usize {
+        if self.glu { self.n / 2 } else { self.n }
+    }
+
+    /// Gates of all matrices side by side, with a gap, and an offset.
+    fn gate_at(&self) -> Strides {
+        Strides { offset: 4, batch: self.columns() + 8, row: 0 }
+    }
+
     fn batched(&self) -> Batched {
-        let Spec { batch, m, n, k, layout, .. } = *self;
+        let (Spec { batch, m, n, k, layout, .. }, columns) = (*self, self.columns());
         let dense = |rows: usize, cols: usize| Strides { offset: 0, batch: rows * cols, row: cols };
         let side = |cols: usize| Strides { offset: 0, batch: cols, row: batch * cols };
         let loose = |rows: usize, cols: usize| {
@@ -63,25 +77,28 @@ impl Spec {
             Layout::Skew => Strides { offset: 3, batch: m * (k + 5), row: k + 5 },
             _ => loose(m, k),
         };
-        let y = if layout == Layout::Dense || layout == Layout::Skew { dense(m, n) } else { side(n) };
+        let y = if layout == Layout::Dense || layout == Layout::Skew { dense(m, columns) } else { side(columns) };
         let w = if gaps && self.w.block() == 1 { loose(n, k) } else { dense(n, k) };
-        let shape = Shape::from([extent(y, [batch, m, n])]);
+        let shape = Shape::from([extent(y, [batch, m, columns])]);
         Batched { batch, m, n, k, x, w, bias_batch: if layout == Layout::Loose { n + 8 } else { 0 }, y, shape }
     }
 
     fn residual_at(&self) -> Strides {
         match self.layout {
-            Layout::Dense | Layout::Heads | Layout::Skew => Strides { offset: 0, batch: 0, row: self.n },
-            _ => Strides { offset: 4, batch: 8, row: self.n + 16 },
+            Layout::Dense | Layout::Heads | Layout::Skew => Strides { offset: 0, batch: 0, row: self.columns() },
+            _ => Strides { offset: 4, batch: 8, row: self.columns() + 16 },
         }
     }
 
     fn record(&self, g: &mut Graph, v: &[Value]) -> Result<Vec<Value>> {
         let mut rest = v[2..].iter().copied();
         let bias = if self.bias { rest.next() } else { None };
+        let gate = if self.gate { rest.next() } else { None };
+        let gate = gate.map(|value| Gate { value, offset: self.gate_at().offset, batch: self.gate_at().batch });
         let residual = self.residual.zip(rest.next());
         let residual = residual.map(|(rows, value)| Residual { value, at: self.residual_at(), rows });
-        let mut e = Epilogue { bias, activation: self.activation, residual, out: None };
+        let Spec { activation, glu, .. } = *self;
+        let mut e = Epilogue { bias, activation, glu, gate, residual, ..Epilogue::default() };
         let b = self.batched();
         if self.layout != Layout::Calls {
             return Ok(vec![matmul_batched(g, v[0], v[1], b, e)?]);
@@ -110,17 +127,25 @@ fn at(s: Strides, b: usize, r: usize, c: usize) -> usize {
 fn twin(inputs: &[Input], s: &Spec) -> Vec<f32> {
     let b = s.batched();
     let [x, w, rest @ ..] = inputs else { unreachable!("matmul has at least two inputs") };
-    let bias = s.bias.then(|| &rest[0].values);
-    let residual = s.residual.map(|rows| (rows, &rest[usize::from(s.bias)].values));
+    let mut rest = rest.iter().map(|input| &input.values);
+    let bias = if s.bias { rest.next() } else { None };
+    let gate = if s.gate { rest.next() } else { None };
+    let residual = s.residual.zip(rest.next());
     let mut y = vec![0f32; b.shape.count()];
     for i in 0..s.batch {
         for r in 0..s.m {
             let row = &x.values[at(b.x, i, r, 0)..][..s.k];
-            for c in 0..s.n {
+            let sum = |c: usize| {
                 let col = &w.values[at(b.w, i, c, 0)..][..s.k];
-                let mut v = row.iter().zip(col).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-                v += bias.map_or(0.0, |bias| f64::from(bias[i * b.bias_batch + c]));
-                v = s.activation.apply(v);
+                let product = row.iter().zip(col).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+                product + bias.map_or(0.0, |bias| f64::from(bias[i * b.bias_batch + c]))
+            };
+            for c in 0..s.columns() {
+                let mut v = match s.glu {
+                    true => s.activation.apply(sum(2 * c)) * sum(2 * c + 1),
+                    false => s.activation.apply(sum(c)),
+                };
+                v *= gate.map_or(1.0, |gate| f64::from(gate[at(s.gate_at(), i, 0, c)]));
                 if let Some((rows, values)) = residual {
                     v += f64::from(values[at(s.residual_at(), i, r % rows, c)]);
                 }
@@ -144,8 +169,12 @@ fn case(random: &mut Random, s: Spec) -> Case {
         let count = n + (batch - 1) * b.bias_batch;
         inputs.push(Input::f32([count], random.values(count)));
     }
+    if s.gate {
+        let count = extent(s.gate_at(), [batch, 1, s.columns()]);
+        inputs.push(Input::f32([count], random.values(count)));
+    }
     if let Some(rows) = s.residual {
-        let count = extent(s.residual_at(), [batch, rows, n]);
+        let count = extent(s.residual_at(), [batch, rows, s.columns()]);
         inputs.push(Input::f32([count], random.values(count)));
     }
     Case::new(
@@ -194,6 +223,14 @@ pub fn cases() -> Vec<Case> {
         Spec { w: DType::Q4, layout: Layout::Skew, ..plain("q4 skew", 5, 12, 96) },
         Spec { w: DType::Q4K, ..full("q4k", 66, 36, 512) },
         Spec { w: DType::Q4K, layout: Layout::Skew, ..plain("q4k skew", 5, 12, 256) },
+        Spec { w: DType::F16, outliers: true, ..full("half outliers", 129, 132, 256) },
+        // FLUX: a gated projection, SwiGLU, and the other activations.
+        Spec { batch: 2, gate: true, ..full("gate", 70, 40, 64) },
+        Spec { glu: true, activation: Activation::Silu, ..plain("swiglu", 70, 136, 64) },
+        Spec { glu: true, gate: true, activation: Activation::GeluTanh, ..odd("odd geglu", 7, 6, 33) },
+        Spec { activation: Activation::GeluTanh, ..plain("gelu by tanh", 33, 36, 32) },
+        Spec { activation: Activation::QuickGelu, ..plain("quick gelu", 4, 20, 16) },
+        Spec { gate: true, w: DType::F16, ..full("few tiles, long k", 40, 64, 2304) },
         // SAM 2: qkv and MLP of the trunk, the decoder's projections and MLPs, the product that makes the masks.
         full("hiera tiny qkv", 70, 288, 96),
         full("hiera large proj", 64, 144, 144),

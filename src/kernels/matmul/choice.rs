@@ -1,72 +1,10 @@
-//! The table of variants and the rule that picks one.
+//! The rule that picks a variant, and in how many parts of k it runs.
 
+use super::{
+    Precision,
+    variants::{VARIANTS, suits, tile},
+};
 use crate::kernels::prelude::*;
-
-pub(super) const VARIANTS: &[Variant] = &[
-    Variant {
-        name: "tile128",
-        class: Class::Gpu,
-        defines: &[("METHOD", TILE), ("TILE", 128), ("TM", 8), ("TN", 8)],
-        subgroup: None,
-    },
-    Variant {
-        name: "tile64",
-        class: Class::Gpu,
-        defines: &[("METHOD", TILE), ("TILE", 64), ("TM", 8), ("TN", 4)],
-        subgroup: None,
-    },
-    Variant {
-        name: "tile32",
-        class: Class::Gpu,
-        defines: &[("METHOD", TILE), ("TILE", 32), ("TM", 4), ("TN", 4)],
-        subgroup: None,
-    },
-    Variant {
-        name: "rows8",
-        class: Class::Gpu,
-        defines: &[("METHOD", ROWS), ("ROWS", 8), ("COLS", 2), ("LANES", 16)],
-        subgroup: None,
-    },
-    Variant {
-        name: "rows1",
-        class: Class::Gpu,
-        defines: &[("METHOD", ROWS), ("ROWS", 1), ("COLS", 4), ("LANES", 32)],
-        subgroup: None,
-    },
-    Variant {
-        name: "subgroup8",
-        class: Class::Software,
-        defines: &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 32), ("COLS", 4)],
-        subgroup: Some(8),
-    },
-    Variant {
-        name: "subgroup8_few",
-        class: Class::Software,
-        defines: &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 8), ("COLS", 4)],
-        subgroup: Some(8),
-    },
-    Variant {
-        name: "subgroup4",
-        class: Class::Software,
-        defines: &[("METHOD", LANES), ("LANES", 4), ("GROUP", 4), ("ROWS", 8), ("COLS", 8)],
-        subgroup: Some(4),
-    },
-    Variant {
-        name: "lane",
-        class: Class::Software,
-        defines: &[("METHOD", LANES), ("LANES", 1), ("GROUP", 16), ("ROWS", 8), ("COLS", 4)],
-        subgroup: None,
-    },
-];
-
-/// Values of the define `METHOD`.
-const TILE: i64 = 0;
-const ROWS: i64 = 1;
-const LANES: i64 = 2;
-
-fn method(v: &Variant) -> i64 {
-    i64::from(v.get("METHOD"))
-}
 
 /// What the choice looks at.
 #[derive(Debug, Clone, Copy)]
@@ -75,15 +13,21 @@ pub(super) struct Product {
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) k: usize,
+    /// Storage of the weights.
+    pub(super) w: DType,
+    pub(super) precision: Precision,
     /// Everything is read and written by fours.
     pub(super) vec: bool,
 }
 
+/// Workgroups that keep a mid-size GPU busy: it has 30 to 60 compute units and needs two on each.
+const BUSY: usize = 96;
+
 /// The forced variant, else the best for the shape.
 pub(super) fn choose(target: &Target, p: &Product) -> Result<&'static Variant> {
     let kernel = &super::KERNEL;
-    if target.asks(kernel.name) {
-        return kernel.choose(target, |v| suits(v, target, p));
+    if let Some(v) = kernel.asked(target, |v| suits(v, target, p))? {
+        return Ok(v);
     }
     let best = match (target.class, target.subgroup) {
         (Class::Gpu, _) => best_on_gpu(target, p),
@@ -96,66 +40,83 @@ pub(super) fn choose(target: &Target, p: &Product) -> Result<&'static Variant> {
     kernel.choose(target, |v| v.name == best)
 }
 
-/// Whether a variant can run: limits of the device, and no shapes that it is hopeless for.
-fn suits(v: &Variant, target: &Target, p: &Product) -> bool {
-    let limits = &target.limits;
-    match method(v) {
-        TILE => {
-            let tile = v.get("TILE");
-            let large = tile == 32 || p.m.max(p.n) > tile as usize / 2;
-            // Sizes that are no multiple of 4 are rare and cost four times the loads: tile32 is enough for them.
-            let fours = tile == 32 || p.vec;
-            large && fours && 2 * 16 * tile * 4 <= limits.workgroup_memory && 2 * tile <= limits.invocations
-        }
-        ROWS => p.m <= 4 * v.get("ROWS") as usize,
-        _ => p.vec || v.get("ROWS") <= 8,
-    }
-}
-
 fn best_on_gpu(target: &Target, p: &Product) -> &'static str {
     // Few rows are bound by reading w; with a short k the lanes of `rows` would idle.
     if p.m <= 16 && p.k >= 128 {
         return if p.m == 1 { "rows1" } else { "rows8" };
     }
-    // `share` of the peak by FMAs a load (8x8, 8x4 and 4x4 a thread), times what is not padding, times what of the
-    // machine is busy: a mid-size GPU has 30 to 60 compute units and needs two workgroups on each.
-    let score = |tile: usize, share: f64| {
-        let tiles = p.m.div_ceil(tile) * p.n.div_ceil(tile);
-        let used = (p.m * p.n) as f64 / (tiles * tile * tile) as f64;
-        share * used * ((tiles * p.batch) as f64 / 96.0).min(1.0)
-    };
-    let candidates = [("tile128", 128, 1.0), ("tile64", 64, 0.85), ("tile32", 32, 0.6)];
+    // The share of the peak by FMAs a load (8x8, 8x4 and 4x4 a thread) and by traffic. Half tiles read half as much;
+    // a packed product does four, less what the scales and the quantising of x cost.
+    const EXACT: &[(&str, f64)] = &[("tile128", 1.0), ("tile128x64", 0.88), ("tile64", 0.85), ("tile32", 0.6)];
+    const HALF: &[(&str, f64)] = &[("half128", 1.1), ("half64", 0.95)];
+    const INT8: &[(&str, f64)] = &[("int8", 2.0)];
+    let half: &[_] = if p.precision >= Precision::Half { HALF } else { &[] };
+    let int8: &[_] = if p.precision >= Precision::Int8 { INT8 } else { &[] };
     let mut best = ("tile32", 0.0);
-    for (name, tile, share) in candidates {
-        let possible = VARIANTS.iter().any(|v| v.name == name && suits(v, target, p));
-        if possible && score(tile, share) > best.1 {
-            best = (name, score(tile, share));
+    for (name, share) in EXACT.iter().chain(half).chain(int8) {
+        let possible = |v: &&Variant| v.name == *name && v.runs_on(target) && suits(v, target, p);
+        let Some(v) = VARIANTS.iter().find(possible) else { continue };
+        // Times what is not padding, times what of the machine is busy.
+        let [tile_m, tile_n] = tile(v);
+        let tiles = p.m.div_ceil(tile_m) * p.n.div_ceil(tile_n);
+        let used = (p.m * p.n) as f64 / (tiles * tile_m * tile_n) as f64;
+        let groups = tiles * p.batch * splits(v, p);
+        let score = share * used * (groups as f64 / BUSY as f64).min(1.0);
+        if score > best.1 {
+            best = (name, score);
         }
     }
     best.0
 }
 
-/// Rows and columns of a workgroup.
-pub(super) fn tile(v: &Variant) -> [usize; 2] {
-    let get = |name| v.get(name) as usize;
-    match method(v) {
-        TILE => [get("TILE"); 2],
-        ROWS => [get("ROWS"), get("COLS") * 64 / get("LANES")],
-        _ => [get("ROWS"), get("COLS") * get("GROUP")],
+/// In how many parts k is summed, each by workgroups of its own: where few tiles with a long k would leave most of a
+/// GPU idle. The least that fills it, at most 8; each part at least 256 long and a multiple of a step and a block.
+pub(super) fn splits(v: &Variant, p: &Product) -> usize {
+    let [tile_m, tile_n] = tile(v);
+    let tiles = p.m.div_ceil(tile_m) * p.n.div_ceil(tile_n);
+    if v.class != Class::Gpu || p.batch > 1 || !p.vec || p.k < 2048 || tiles > BUSY / 2 {
+        return 1;
     }
+    let possible = |s: &usize| p.k.is_multiple_of(s * 32) && p.k / s >= 256;
+    let mut parts = (1..=8).filter(possible);
+    let enough = parts.clone().find(|s| s * tiles >= BUSY);
+    enough.or_else(|| parts.next_back()).unwrap_or(1)
 }
 
-/// Workgroups: the GPU variants order their tiles themselves.
-pub(super) fn grid(v: &Variant, tiles_m: u32, tiles_n: u32, batch: u32) -> [u32; 3] {
-    if method(v) == LANES { [tiles_n, tiles_m, batch] } else { [tiles_m * tiles_n, 1, batch] }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Feature;
 
-/// Whether a thread writes four neighbouring columns.
-pub(super) fn stores_four(v: &Variant) -> bool {
-    method(v) != ROWS
-}
+    const BIG: Product =
+        Product { batch: 1, m: 4096, n: 3072, k: 3072, w: DType::F16, precision: Precision::Full, vec: true };
 
-/// What k has to be a multiple of for unguarded vec4 loads.
-pub(super) fn step(v: &Variant) -> usize {
-    if method(v) == TILE { 16 } else { 4 }
+    #[test]
+    fn the_rule_follows_shape_precision_and_features() {
+        let browser = Target::default();
+        let half = Target { features: vec![Feature::F16], ..Target::default() };
+        let dot4 = Target { features: vec![Feature::F16, Feature::Dot4], ..Target::default() };
+        let rough = Precision::Half;
+        for (target, p, name, parts) in [
+            (&browser, BIG, "tile128", 1),
+            // The device has f16, and nobody vouched for x; then the other way round; then both.
+            (&half, BIG, "tile128", 1),
+            (&browser, Product { precision: rough, ..BIG }, "tile128", 1),
+            (&half, Product { precision: rough, ..BIG }, "half128", 1),
+            (&half, Product { precision: rough, w: DType::F32, ..BIG }, "tile128", 1),
+            (&half, Product { precision: rough, m: 64, n: 768, ..BIG }, "half64", 8),
+            (&half, Product { precision: Precision::Int8, w: DType::Q8, ..BIG }, "half128", 1),
+            (&dot4, Product { precision: rough, w: DType::Q8, ..BIG }, "half128", 1),
+            (&dot4, Product { precision: Precision::Int8, w: DType::Q8, ..BIG }, "int8", 1),
+            (&dot4, Product { precision: Precision::Int8, ..BIG }, "half128", 1),
+            (&browser, Product { vec: false, ..BIG }, "tile32", 1),
+            (&browser, Product { m: 1, ..BIG }, "rows1", 1),
+            (&browser, Product { m: 8, n: 256, k: 2048, ..BIG }, "rows8", 3 + 1),
+            (&browser, Product { m: 64, n: 256, k: 4096, ..BIG }, "tile32", 8),
+            (&browser, Product { m: 128, n: 640, k: 1024, ..BIG }, "tile32", 1),
+        ] {
+            let v = choose(target, &p).unwrap();
+            assert_eq!((v.name, splits(v, &p)), (name, parts), "{p:?}");
+        }
+    }
 }
