@@ -1,6 +1,15 @@
 //! What AMD's GPUs would run, without one: see `args::USAGE`.
 //!
 //! Each family is a child process, since RADV reads it when an instance is made.
+//!
+//! Other people's shaders stand in the same table by `--spirv`. ggml's large f32 tile, for example, from its folder of shaders:
+//!
+//! ```text
+//! glslc -fshader-stage=compute --target-env=vulkan1.2 -O -DFLOAT_TYPE=float -DFLOAT_TYPEV2=vec2 -DFLOAT_TYPEV4=vec4 \
+//!     -DACC_TYPE=float -DACC_TYPEV2=vec2 -DDATA_A_F32=1 -DLOAD_VEC_A=4 -DLOAD_VEC_B=4 -DB_TYPE=vec4 -DB_TYPE_SCALAR=float \
+//!     -DB_TYPEV4=vec4 -DD_TYPE=float mul_mm.comp -o mul_mm.spv
+//! cargo run --example gpu_report -- --spirv mul_mm.spv --spec 0=128,1=128,2=128,3=16,4=128,5=64,6=2,7=4,8=4,9=1,10=64,11=1
+//! ```
 
 mod args;
 mod floors;
@@ -11,7 +20,7 @@ mod spirv;
 mod texts;
 
 use args::{Args, USAGE};
-use report::{Row, Rows};
+use report::{Report, Row};
 use serde::{Deserialize, Serialize};
 use spirv::Module;
 use std::{
@@ -63,40 +72,45 @@ fn run(args: &Args, words: &[String]) -> Result<bool, String> {
         return Ok(true);
     }
     let families = args.families();
-    let rows = compile(&families, words, args.isa)?;
-    if rows.is_empty() {
+    let report = compile(&families, words, args.isa)?;
+    if report.rows.is_empty() {
         return Err("no shader has such a name; --list prints them".into());
     }
     if !args.isa {
-        report::print(&rows, &families);
+        println!("{}\n", report.driver);
+        report::print(&report.rows, &families);
     }
     if let Some(path) = &args.json {
-        report::write(&rows, path)?;
+        report::write(&report, path)?;
     }
     if args.bless {
-        report::write(&rows, Path::new(BASELINE))?;
-        println!("{} rows written to {BASELINE}", rows.len());
+        report::write(&report, Path::new(BASELINE))?;
+        println!("{} rows written to {BASELINE}", report.rows.len());
     }
     if !args.check {
         return Ok(true);
     }
     let baseline = report::read(Path::new(BASELINE))?;
-    let failures = report::failures(&rows, &baseline, args.patterns.is_empty() && args.families.is_empty());
+    if baseline.driver != report.driver {
+        println!("{}, the baseline is by {}: instructions are not compared", report.driver, baseline.driver);
+    }
+    let failures = report::failures(&report, &baseline, args.patterns.is_empty() && args.families.is_empty());
     failures.iter().for_each(|f| println!("FAILED {f}"));
-    println!("{} rows, {} failures", rows.len(), failures.len());
+    println!("{} rows, {} failures", report.rows.len(), failures.len());
     Ok(failures.is_empty())
 }
 
 /// What a child tells of a shader.
 #[derive(Serialize, Deserialize)]
 struct Compiled {
+    driver: String,
     name: String,
     row: Row,
     isa: String,
 }
 
 /// One child a family, as many at a time as there are processors.
-fn compile(families: &[&str], words: &[String], isa: bool) -> Result<Rows, String> {
+fn compile(families: &[&str], words: &[String], isa: bool) -> Result<Report, String> {
     let (queue, found) = (Mutex::new(families.iter()), Mutex::new(Vec::new()));
     // A panic of a thread ends the scope with a panic: the locks are never seen poisoned.
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -108,16 +122,17 @@ fn compile(families: &[&str], words: &[String], isa: bool) -> Result<Rows, Strin
     };
     let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
     std::thread::scope(|scope| (0..processors.min(families.len())).for_each(|_| _ = scope.spawn(child)));
-    let mut rows = Rows::new();
+    let mut report = Report::default();
     for (family, compiled) in found.into_inner().unwrap_or_else(PoisonError::into_inner) {
         for c in compiled? {
             if isa {
                 println!("; {family} {}\n{}", c.name, c.isa);
             }
-            rows.insert(format!("{family} {}", c.name), c.row);
+            report.rows.insert(format!("{family} {}", c.name), c.row);
+            report.driver = c.driver;
         }
     }
-    Ok(rows)
+    Ok(report)
 }
 
 fn family_rows(family: &str, words: &[String]) -> Result<Vec<Compiled>, String> {
@@ -144,7 +159,8 @@ fn work(args: &Args) -> Result<(), String> {
         let (stats, isa) = device.compile(&module).map_err(|e| format!("{name}: {e}"))?;
         let row = Row { stats, loops: isa::inner_loops(&isa) };
         let isa = if args.isa { isa } else { String::new() };
-        let line = serde_json::to_string(&Compiled { name, row, isa }).map_err(|e| e.to_string())?;
+        let line = serde_json::to_string(&Compiled { driver: device.driver.clone(), name, row, isa })
+            .map_err(|e| e.to_string())?;
         writeln!(out, "{line}").map_err(|e| e.to_string())?;
     }
     Ok(())

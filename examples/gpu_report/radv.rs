@@ -69,6 +69,8 @@ pub(crate) struct Radv {
     _entry: ash::Entry,
     device: ash::Device,
     properties: ash::khr::pipeline_executable_properties::Device,
+    /// `Mesa 22.3.6`
+    pub(crate) driver: String,
 }
 
 impl Radv {
@@ -92,6 +94,11 @@ impl Radv {
             if !name.contains("Null hardware (RADV") {
                 return Err(format!("{name} is not RADV's null device"));
             }
+
+            let mut about = vk::PhysicalDeviceDriverProperties::default();
+            let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut about);
+            instance.get_physical_device_properties2(physical, &mut properties);
+            let driver = text(&about.driver_info);
 
             // As wgpu-hal opens a device: robust buffers, subgroups that may vary, and what the family has of the rest.
             let mut has12 = vk::PhysicalDeviceVulkan12Features::default();
@@ -121,7 +128,7 @@ impl Radv {
                 .push_next(&mut executable);
             let device = instance.create_device(physical, &info, None).map_err(|e| format!("{name}: {e}"))?;
             let properties = ash::khr::pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Self { _entry: entry, device, properties })
+            Ok(Self { _entry: entry, device, properties, driver })
         }
     }
 

@@ -22,6 +22,15 @@ pub(crate) struct Row {
 /// `FAMILY kernel/variant DEFINES` to row.
 pub(crate) type Rows = BTreeMap<String, Row>;
 
+/// Rows and who compiled them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// Mesa's version: another one counts other instructions.
+    pub(crate) driver: String,
+    /// The rows.
+    pub(crate) rows: Rows,
+}
+
 /// More instructions than this times the baseline's need a reason.
 const GROWTH: f64 = 1.05;
 
@@ -57,29 +66,31 @@ fn columns(l: &Loop) -> String {
 ///
 /// # Errors
 /// What the file system reports.
-pub(crate) fn write(rows: &Rows, path: &Path) -> Result<(), String> {
-    let line = |(key, row): (&String, &Row)| {
-        let (key, row) = (serde_json::to_string(key), serde_json::to_string(row));
-        Ok(format!("{}: {}", key?, row?))
+pub(crate) fn write(report: &Report, path: &Path) -> Result<(), String> {
+    let text = || {
+        let line = |(key, row)| Ok(format!("{}: {}", serde_json::to_string(key)?, serde_json::to_string::<Row>(row)?));
+        let lines = report.rows.iter().map(line).collect::<Result<Vec<String>, serde_json::Error>>()?;
+        let driver = serde_json::to_string(&report.driver)?;
+        Ok(format!("{{\"driver\": {driver}, \"rows\": {{\n{}\n}}}}\n", lines.join(",\n")))
     };
-    let lines: Result<Vec<String>, serde_json::Error> = rows.iter().map(line).collect();
-    let text = format!("{{\n{}\n}}\n", lines.map_err(|e| e.to_string())?.join(",\n"));
+    let text = text().map_err(|e: serde_json::Error| e.to_string())?;
     std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Reads rows.
+/// Reads a report.
 ///
 /// # Errors
 /// What the file system or the parser reports.
-pub(crate) fn read(path: &Path) -> Result<Rows, String> {
+pub(crate) fn read(path: &Path) -> Result<Report, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// What is wrong with `rows`, one line each. `whole`: rows that only the baseline has are missed, too.
-pub(crate) fn failures(rows: &Rows, baseline: &Rows, whole: bool) -> Vec<String> {
+/// What is wrong with a report, one line each. `whole`: rows that only the baseline has are missed, too. Instructions are
+/// compared if one driver made both.
+pub(crate) fn failures(report: &Report, baseline: &Report, whole: bool) -> Vec<String> {
     let mut found = Vec::new();
-    for (key, row) in rows {
+    for (key, row) in &report.rows {
         let mut fail = |what: String| found.push(format!("{key}: {what}"));
         let s = &row.stats;
         if s.spilled_vgpr + s.spilled_sgpr > 0 {
@@ -91,8 +102,8 @@ pub(crate) fn failures(rows: &Rows, baseline: &Rows, whole: bool) -> Vec<String>
         for floor in FLOORS.iter().filter(|f| f.is_for(key)) {
             below(floor, key, row).into_iter().for_each(&mut fail);
         }
-        match baseline.get(key).map(|b| b.stats.instructions) {
-            Some(was) if s.instructions as f64 > was as f64 * GROWTH => {
+        match baseline.rows.get(key).map(|b| b.stats.instructions) {
+            Some(was) if report.driver == baseline.driver && s.instructions as f64 > was as f64 * GROWTH => {
                 fail(format!("{} instructions, the baseline has {was}", s.instructions));
             }
             Some(_) => {}
@@ -100,7 +111,7 @@ pub(crate) fn failures(rows: &Rows, baseline: &Rows, whole: bool) -> Vec<String>
         }
     }
     if whole {
-        let gone = baseline.keys().filter(|k| !rows.contains_key(*k));
+        let gone = baseline.rows.keys().filter(|k| !report.rows.contains_key(*k));
         found.extend(gone.map(|k| format!("{k}: only in the baseline; drop it with --bless")));
     }
     found
@@ -134,9 +145,12 @@ mod tests {
 
     const KEY: &str = "navi21 matmul/tile128 VEC_K VEC_N";
 
+    fn report(row: Option<Row>) -> Report {
+        Report { driver: "Mesa 1".into(), rows: row.map(|r| (KEY.to_string(), r)).into_iter().collect() }
+    }
+
     fn judge(row: Row, baseline: Option<Row>) -> Vec<String> {
-        let baseline = baseline.map(|b| (KEY.to_string(), b)).into_iter().collect();
-        failures(&Rows::from([(KEY.to_string(), row)]), &baseline, true)
+        failures(&report(Some(row)), &report(baseline), true)
     }
 
     #[test]
@@ -156,19 +170,28 @@ mod tests {
         one(Row { stats: Stats { instructions: 1051, ..good().stats }, ..good() }, "1051 instructions");
         assert_eq!(judge(Row { stats: Stats { instructions: 1049, ..good().stats }, ..good() }, Some(good())), [""; 0]);
         assert!(judge(good(), None)[0].contains("not in the baseline"));
-        let gone = failures(&Rows::new(), &Rows::from([(KEY.into(), good())]), true);
+        let gone = failures(&report(None), &report(Some(good())), true);
         assert!(gone[0].contains("only in the baseline"));
+    }
+
+    #[test]
+    fn another_driver_counts_other_instructions() {
+        let more = Row { stats: Stats { instructions: 2000, spilled_vgpr: 1, ..row(10, 90).stats }, ..row(10, 90) };
+        let new = Report { driver: "Mesa 2".into(), ..report(Some(more)) };
+        let lines = failures(&new, &report(Some(row(10, 90))), true);
+        assert!(lines.len() == 1 && lines[0].contains("spills"), "{lines:?}");
     }
 
     #[test]
     fn what_is_written_is_read() {
         let path = std::env::temp_dir().join(format!("gpu_report_{}.json", std::process::id()));
-        let rows = Rows::from([(KEY.to_string(), row(10, 90)), ("vega10 rope/line".to_string(), row(8, 50))]);
-        write(&rows, &path).unwrap();
+        let mut written = report(Some(row(10, 90)));
+        written.rows.insert("vega10 rope/line".into(), row(8, 50));
+        write(&written, &path).unwrap();
         let lines = std::fs::read_to_string(&path).unwrap().lines().count();
         let back = read(&path);
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(back.unwrap(), rows);
+        assert_eq!(back.unwrap(), written);
         assert_eq!(lines, 4);
     }
 }
