@@ -11,6 +11,9 @@
 // 14 swizzle), 52 of workgroup memory. With addresses from load_x and load_w it was 53: (row + k) >> 2 cost three a load.
 // Rows of k, not transposed, would be read as often and need no moves, but hold four k of every operand in registers: 24
 // more, where TILE 64 has 64 for its 16 waves.
+// Tried: all 16 k unrolled as text, swizzled columns worked out before the loop: TILE 64 0.861 of multiply-adds, not 0.843,
+// but 72 registers and 14 waves with a tail of k; one operand's columns only, 0.856 at 64, for four times the text; TILE 128
+// 0.906 with its staging, but 104 registers and 8 waves, not 96 and 10.
 #define GROUPS (TILE / 4)
 
 var<workgroup> staged: array<vec4<f32>, #{2 * 16 * TILE / 4}>;
