@@ -7,11 +7,15 @@
 //   2 matmul_lanes   no barrier, rows of x by subgroup broadcast (software)
 //   3 matmul_block   as 0, tiles of any two sides, workgroup memory of f32 or f16 (GPU)
 //   4 matmul_dot4    x is q8, w q8 or q4: packed 8-bit dot products (GPUs that have them)
+//   5 matmul_coop    matrix units (GPUs that have them, and have proven it)
 //
 // W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k. VEC_K: k and the strides of x and w are multiples of 4. TAIL: k is no multiple of
 // what a step covers. The rest is in `epilogue`.
 #if F16
 enable f16;
+#endif
+#if COOP
+enable wgpu_cooperative_matrix;
 #endif
 
 struct Params {
@@ -124,6 +128,8 @@ fn tile_of(id: vec3<u32>) -> vec2<u32> {
 #import matmul_lanes
 #elif METHOD == 3
 #import matmul_block
-#else
+#elif METHOD == 4
 #import matmul_dot4
+#else
+#import matmul_coop
 #endif

@@ -1,11 +1,11 @@
 //! Kernel against twin on a device: what `impasto doctor` and the tests run.
 
 use crate::{
-    error::{Context, Result},
-    gpu::Gpu,
+    error::{Context, ErrorKind, Result, bail},
+    gpu::{Gpu, Options},
     graph::{BindOptions, Bound, Control, Graph, Value},
-    kernel::{Kernel, Variant},
-    kernels::{Case, deviation},
+    kernel::{Feature, Kernel, Variant},
+    kernels::{ALL, Case, deviation},
     quant,
     shape::DType,
 };
@@ -37,6 +37,56 @@ impl Report {
     pub fn passed(&self) -> bool {
         self.nmse <= self.allowed && self.guards_intact
     }
+}
+
+/// Opens an adapter as [`Gpu::open`], and tries what its driver may get wrong: the largest case of each variant that
+/// needs an unproven feature. A feature joins the target only if all are right; a deviation or an error drops it, with
+/// a warning. A device that the trial kills is opened again, without.
+///
+/// # Errors
+/// What opening reports.
+pub async fn open(options: &Options) -> Result<Gpu> {
+    let mut gpu = Gpu::open(options).await?;
+    for feature in gpu.unproven().to_vec() {
+        let candidate = gpu.with(feature);
+        match proves(&candidate, feature).await {
+            Ok(None) => gpu = candidate,
+            Ok(Some(report)) => {
+                tracing::warn!(?feature, variant = report.variant, nmse = report.nmse, "wrong results: not used");
+            }
+            Err(e) => {
+                tracing::warn!(?feature, "not used: {e}");
+                if e.kind() == ErrorKind::DeviceLost {
+                    return Gpu::open(options).await;
+                }
+            }
+        }
+    }
+    Ok(gpu)
+}
+
+/// The first report that fails, over the variants that need `feature`.
+async fn proves(gpu: &Gpu, feature: Feature) -> Result<Option<Report>> {
+    for entry in ALL {
+        let kernel = entry.kernel;
+        let needing = kernel.variants.iter().filter(|v| v.needs().any(|f| f == feature) && v.runs_on(gpu.target()));
+        for variant in needing {
+            let flops = |g: &Graph| g.dispatches().iter().map(|d| d.flops).sum::<u64>();
+            let recorded = (entry.cases)().into_iter().filter_map(|case| {
+                let recording = recordings(gpu, kernel, &case).into_iter().find(|r| r.0 == variant.name)?;
+                Some((flops(&recording.1), case, recording))
+            });
+            let Some((_, case, recording)) = recorded.max_by_key(|(flops, ..)| *flops) else {
+                bail!(Internal, "{}/{} has no case", kernel.name, variant.name);
+            };
+            let expected = (case.twin)(&case.inputs);
+            let (report, _) = run(gpu, kernel, &case, recording, &expected).await?;
+            if !report.passed() {
+                return Ok(Some(report));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The variants of `kernel` that record `case` for this device: `(name, inputs, outputs, graph)`.

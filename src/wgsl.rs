@@ -21,6 +21,7 @@ const SHARED: &[(&str, &str)] = &[
     ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
     ("implicit_gemm_tile", include_str!("../shaders/shared/implicit_gemm_tile.wgsl")),
     ("matmul_block", include_str!("../shaders/shared/matmul_block.wgsl")),
+    ("matmul_coop", include_str!("../shaders/shared/matmul_coop.wgsl")),
     ("matmul_dot4", include_str!("../shaders/shared/matmul_dot4.wgsl")),
     ("matmul_lanes", include_str!("../shaders/shared/matmul_lanes.wgsl")),
     ("matmul_rows", include_str!("../shaders/shared/matmul_rows.wgsl")),

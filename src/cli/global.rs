@@ -4,6 +4,7 @@ use super::{failure::Outcome, progress::Progress};
 use impasto::{
     gpu::{self, Checks, Gpu},
     kernels::ALL,
+    selftest,
     weights::source,
 };
 use std::{io::IsTerminal, path::PathBuf};
@@ -76,7 +77,7 @@ impl Global {
     }
 
     pub(super) fn open_gpu(&self) -> Outcome<Gpu> {
-        Ok(pollster::block_on(Gpu::open(&self.gpu_options()))?)
+        Ok(pollster::block_on(selftest::open(&self.gpu_options()))?)
     }
 
     /// Where models are looked for, with a bar for downloads.

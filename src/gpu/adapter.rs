@@ -3,7 +3,7 @@
 use super::{Checks, features};
 use crate::{
     error::{Result, bail},
-    kernel::{Class, Limits, Target, Tuning},
+    kernel::{Class, Feature, Limits, Target, Tuning},
 };
 use serde::{Deserialize, Serialize};
 
@@ -155,15 +155,24 @@ pub(super) async fn choose(options: &Options) -> Result<(wgpu::Adapter, AdapterI
 pub(super) struct Request {
     pub(super) descriptor: wgpu::DeviceDescriptor<'static>,
     pub(super) target: Target,
+    pub(super) unproven: Vec<Feature>,
     pub(super) timestamps: bool,
 }
 
 pub(super) fn request(adapter: &wgpu::Adapter, info: &AdapterInfo, options: &Options) -> Request {
-    let (features, limits) = if options.default_limits {
+    let coop = if options.default_limits { None } else { features::coop(adapter, info) };
+    let (mut features, limits) = if options.default_limits {
         (wgpu::Features::empty(), wgpu::Limits::default())
     } else {
         (adapter.features() & WANTED, adapter.limits())
     };
+    let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+    if coop.is_some() {
+        features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        // SAFETY: "experimental" may misbehave where it is used: only by variants of the matmul kernel, which the
+        // self-test has to have seen right first.
+        experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+    }
     let [min, max] = info.subgroup;
     let target = Target {
         class: if info.device_type == "cpu" { Class::Software } else { Class::Gpu },
@@ -185,7 +194,9 @@ pub(super) fn request(adapter: &wgpu::Adapter, info: &AdapterInfo, options: &Opt
         label: Some("impasto"),
         required_features: features,
         required_limits: limits,
+        experimental_features,
         ..Default::default()
     };
-    Request { descriptor, target, timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY) }
+    let unproven = coop.into_iter().collect();
+    Request { descriptor, target, unproven, timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY) }
 }

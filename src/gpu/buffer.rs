@@ -135,7 +135,7 @@ impl Gpu {
     /// # Errors
     /// `OutOfMemory` if the device's limit forbids it or the device has no room.
     pub(crate) fn buffer(&self, label: &str, bytes: u64, usage: Usage) -> Result<Buffer> {
-        let limit = self.inner.target.limits.buffer;
+        let limit = self.target.limits.buffer;
         ensure!(bytes <= limit, OutOfMemory, "{label}: {bytes} bytes is more than one buffer of this device ({limit})");
         let usage = match usage {
             Usage::Storage => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,

@@ -10,6 +10,25 @@ pub(super) fn of(features: wgpu::Features, info: &AdapterInfo) -> Vec<Feature> {
     f16.into_iter().chain(dot4).collect()
 }
 
+/// The cooperative matrices that the shaders can use: 16 x 16 of f16 with f32 sums on Vulkan, 8 x 8 of f32 on Metal,
+/// both only where a subgroup is known to be 32 threads, since a shader cannot ask (NVIDIA; Apple, where wgpu reports
+/// 4 to 64 for every device).
+pub(super) fn coop(adapter: &wgpu::Adapter, info: &AdapterInfo) -> Option<Feature> {
+    if !adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        return None;
+    }
+    let (side, operands, feature) = match (info.backend.as_str(), info.subgroup) {
+        ("vulkan", [32, 32]) => (16, wgpu::CooperativeScalarType::F16, Feature::Coop16),
+        ("metal", _) if info.name.contains("Apple") => (8, wgpu::CooperativeScalarType::F32, Feature::Coop8),
+        _ => return None,
+    };
+    let fits = |c: &wgpu::CooperativeMatrixProperties| {
+        [c.m_size, c.n_size, c.k_size] == [side; 3]
+            && (c.ab_type, c.cr_type) == (operands, wgpu::CooperativeScalarType::F32)
+    };
+    adapter.cooperative_matrix_properties().iter().any(fits).then_some(feature)
+}
+
 /// Whether `dot4I8Packed` is one instruction. wgpu does not pass on what Vulkan tells about it, so it is known by
 /// name; an unknown name counts as no, for the emulation takes some eight instructions for each. Metal has none.
 /// A software adapter counts as one that has it: none of the rules for them asks, and the variants can be tested.

@@ -19,7 +19,7 @@ pub(crate) use submit::{Binding, Group, Launch, Submission};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    kernel::Target,
+    kernel::{Feature, Target},
 };
 use std::{
     collections::HashMap,
@@ -43,13 +43,15 @@ pub enum Checks {
 #[derive(Clone)]
 pub struct Gpu {
     inner: Arc<Inner>,
+    target: Arc<Target>,
 }
 
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: AdapterInfo,
-    target: Target,
+    /// Features that the device was opened with, but that nobody should rely on before they have proven right.
+    unproven: Vec<Feature>,
     checks: Checks,
     timestamps: bool,
     pipelines: Mutex<HashMap<String, Pipeline>>,
@@ -99,10 +101,11 @@ impl Gpu {
         });
         tracing::debug!(adapter = info.name, backend = info.backend, target = ?request.target, "device opened");
         Ok(Self {
+            target: Arc::new(request.target),
             inner: Arc::new(Inner {
                 device,
                 queue,
-                target: request.target,
+                unproven: request.unproven,
                 checks: options.checks,
                 timestamps: request.timestamps,
                 info,
@@ -123,7 +126,21 @@ impl Gpu {
 
     /// What recordings for this device may assume.
     pub fn target(&self) -> &Target {
-        &self.inner.target
+        &self.target
+    }
+
+    /// What the adapter claims to have beyond [`Gpu::target`]: cooperative matrices, which drivers get wrong.
+    /// [`selftest::open`](crate::selftest::open) tries them.
+    pub fn unproven(&self) -> &[Feature] {
+        &self.inner.unproven
+    }
+
+    /// The same device for recordings that use `feature`, too.
+    #[must_use]
+    pub fn with(&self, feature: Feature) -> Self {
+        let mut target = Target::clone(&self.target);
+        target.features.push(feature);
+        Self { inner: self.inner.clone(), target: Arc::new(target) }
     }
 
     /// Whether shaders run checked.

@@ -8,6 +8,7 @@ const ROWS: i64 = 1;
 const LANES: i64 = 2;
 const BLOCK: i64 = 3;
 const DOT4: i64 = 4;
+const COOP: i64 = 5;
 
 const fn gpu(name: &'static str, defines: &'static [(&'static str, i64)]) -> Variant {
     Variant { name, class: Class::Gpu, defines, subgroup: None }
@@ -26,6 +27,9 @@ pub(super) const VARIANTS: &[Variant] = &[
     gpu("half128", &[("METHOD", BLOCK), ("TILE_M", 128), ("TILE_N", 128), ("TM", 8), ("TN", 8), ("F16", 1)]),
     gpu("half64", &[("METHOD", BLOCK), ("TILE_M", 64), ("TILE_N", 64), ("TM", 8), ("TN", 4), ("F16", 1)]),
     gpu("int8", &[("METHOD", DOT4), ("TILE_M", 64), ("TILE_N", 64), ("TM", 8), ("TN", 4), ("DOT4", 1)]),
+    gpu("coop128", &[("METHOD", COOP), ("TILE", 128), ("STEP", 32), ("COOP", 16), ("F16", 1)]),
+    gpu("coop64", &[("METHOD", COOP), ("TILE", 64), ("STEP", 32), ("COOP", 16), ("F16", 1)]),
+    gpu("coop8", &[("METHOD", COOP), ("TILE", 64), ("STEP", 16), ("COOP", 8)]),
     gpu("rows8", &[("METHOD", ROWS), ("ROWS", 8), ("COLS", 2), ("LANES", 16)]),
     gpu("rows1", &[("METHOD", ROWS), ("ROWS", 1), ("COLS", 4), ("LANES", 32)]),
     software("subgroup8", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 32), ("COLS", 4)]),
@@ -42,7 +46,7 @@ fn method(v: &Variant) -> i64 {
 pub(super) fn tile(v: &Variant) -> [usize; 2] {
     let get = |name| v.get(name) as usize;
     match method(v) {
-        TILE => [get("TILE"); 2],
+        TILE | COOP => [get("TILE"); 2],
         BLOCK | DOT4 => [get("TILE_M"), get("TILE_N")],
         ROWS => [get("ROWS"), get("COLS") * 64 / get("LANES")],
         _ => [get("ROWS"), get("COLS") * get("GROUP")],
@@ -64,6 +68,7 @@ pub(super) fn step(v: &Variant) -> usize {
     match method(v) {
         TILE | BLOCK => 16,
         DOT4 => 64,
+        COOP => v.get("STEP") as usize,
         _ => 4,
     }
 }
@@ -82,6 +87,7 @@ pub(super) fn takes_q8(v: &Variant) -> bool {
 pub(super) fn suits(v: &Variant, target: &Target, p: &super::choice::Product) -> bool {
     let limits = &target.limits;
     let [tile_m, tile_n] = tile(v);
+    let storage = !half(v) || p.w != DType::F32;
     match method(v) {
         TILE | BLOCK => {
             let smallest = tile_m == 32;
@@ -90,9 +96,14 @@ pub(super) fn suits(v: &Variant, target: &Target, p: &super::choice::Product) ->
             let fours = smallest || p.vec;
             let bytes = 16 * (tile_m + tile_n) * if half(v) { 2 } else { 4 };
             let threads = tile_m * tile_n / (v.get("TM") * v.get("TN")) as usize;
-            let storage = !half(v) || p.w != DType::F32;
             let limits = bytes <= limits.workgroup_memory as usize && threads <= limits.invocations as usize;
             large && fours && storage && limits
+        }
+        COOP => {
+            let (step, side) = (v.get("STEP") as usize, v.get("COOP") as usize);
+            let padded = if half(v) { (step + 8) * 2 } else { (step + 4) * 4 };
+            let bytes = 2 * tile_m * padded + 4 * side * side * 4;
+            p.vec && storage && bytes <= limits.workgroup_memory as usize
         }
         // x is quantised as one dense matrix.
         DOT4 => p.batch == 1 && p.vec && [DType::Q8, DType::Q4].contains(&p.w),
