@@ -44,6 +44,7 @@ impl Input {
 
     fn new(shape: Shape, dtype: DType, bytes: Vec<u8>, values: Vec<f32>) -> Self {
         assert_eq!(shape.count(), values.len(), "values for {shape}");
+        assert_eq!(bytes.len(), dtype.bytes(values.len()), "bytes of {shape} as {dtype:?}");
         Self { shape, dtype, bytes, values }
     }
 }
