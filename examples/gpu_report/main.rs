@@ -71,6 +71,9 @@ fn run(args: &Args, words: &[String]) -> Result<bool, String> {
         }
         return Ok(true);
     }
+    if args.spirv.is_empty() {
+        eprintln!("left out, for want of cooperative matrices in this driver: {}", texts::left_out().join(", "));
+    }
     let families = args.families();
     let report = compile(&families, words, args.isa)?;
     if report.rows.is_empty() {
@@ -169,7 +172,8 @@ fn work(args: &Args) -> Result<(), String> {
 /// What to compile: the kernels' texts, or the SPIR-V files.
 fn modules(args: &Args) -> Result<Vec<(String, Module)>, String> {
     if args.spirv.is_empty() {
-        let wanted = texts::all()?.into_iter().filter(|t| args.wants(&t.name()));
+        let family = std::env::var("RADV_FORCE_FAMILY").unwrap_or_default();
+        let wanted = texts::all()?.into_iter().filter(|t| args.wants(&t.name()) && t.is_for(&family));
         let emit = |t: texts::Text| {
             let module = spirv::from_wgsl(&t.wgsl, args.checked).map_err(|e| format!("{}: {e}", t.name()))?;
             Ok((t.name(), module))

@@ -2,7 +2,7 @@
 
 use impasto::{
     graph::Graph,
-    kernel::{Class, Limits, Target, Variant},
+    kernel::{Class, Feature, Limits, Target, Variant},
     kernels::ALL,
 };
 use std::collections::BTreeMap;
@@ -14,6 +14,8 @@ pub(crate) struct Text {
     pub(crate) kernel: &'static str,
     /// Variant.
     pub(crate) variant: &'static str,
+    /// Whether it is for adapters with a packed dot product only.
+    dot4: bool,
     /// The defines on top of the variant's that are not 0: `BIAS W=2`.
     pub(crate) defines: String,
     /// WGSL.
@@ -25,6 +27,24 @@ impl Text {
     pub(crate) fn name(&self) -> String {
         format!("{}/{} {}", self.kernel, self.variant, self.defines).trim_end().to_string()
     }
+
+    /// Whether a family of GPUs is ever given it: before RDNA 2 a packed dot product is emulated.
+    pub(crate) fn is_for(&self, family: &str) -> bool {
+        !self.dot4 || !["polaris10", "vega10", "navi10"].contains(&family)
+    }
+}
+
+/// Whether RADV's null device can compile a variant: up to Mesa 22.3 it has no cooperative matrices.
+fn compiles(variant: &Variant) -> bool {
+    variant.needs().all(|feature| !matches!(feature, Feature::Coop8 | Feature::Coop16))
+}
+
+/// The GPU variants that are left out, as `kernel/variant`.
+pub(crate) fn left_out() -> Vec<String> {
+    let gpu = |v: &&Variant| v.class == Class::Gpu && !compiles(v);
+    let names =
+        ALL.iter().flat_map(|e| e.kernel.variants.iter().filter(gpu).map(|v| format!("{}/{}", e.kernel.name, v.name)));
+    names.collect()
 }
 
 /// What RADV offers: other limits would rule variants out.
@@ -50,7 +70,7 @@ pub(crate) fn all() -> Result<Vec<Text>, String> {
     let mut texts = BTreeMap::new();
     for entry in ALL {
         let cases = (entry.cases)();
-        for variant in entry.kernel.variants.iter().filter(|v| v.class == Class::Gpu) {
+        for variant in entry.kernel.variants.iter().filter(|v| v.class == Class::Gpu && compiles(v)) {
             for case in &cases {
                 let mut g = Graph::new(&target(entry.kernel.name, variant));
                 // A shape that the variant does not suit.
@@ -63,6 +83,7 @@ pub(crate) fn all() -> Result<Vec<Text>, String> {
                     let text = Text {
                         kernel: d.kernel.name,
                         variant: d.variant.name,
+                        dot4: d.variant.needs().any(|feature| feature == Feature::Dot4),
                         defines: words.collect::<Vec<_>>().join(" "),
                         wgsl: d.text().map_err(|e| e.to_string())?,
                     };
@@ -82,7 +103,7 @@ mod tests {
     fn every_gpu_variant_has_a_text() {
         let texts = all().unwrap();
         for entry in ALL {
-            for v in entry.kernel.variants.iter().filter(|v| v.class == Class::Gpu) {
+            for v in entry.kernel.variants.iter().filter(|v| v.class == Class::Gpu && compiles(v)) {
                 assert!(
                     texts.iter().any(|t| t.kernel == entry.kernel.name && t.variant == v.name),
                     "{}/{}: no case records it",

@@ -10,6 +10,7 @@ use crate::{
     gpu::{self, Checks, Gpu},
     graph::{self, BindOptions, Bound, Clock, Control, Graph, Value},
     kernels::elementwise::{Binary, elementwise},
+    selftest,
     shape::DType,
 };
 use std::time::{Duration, Instant};
@@ -101,7 +102,7 @@ impl Lab {
     /// # Errors
     /// `Gpu` if the clock is the device's and it has no timestamps; what the device reports.
     pub async fn open(adapter: &gpu::Options, options: Options) -> Result<Self> {
-        let gpu = Gpu::open(adapter).await?;
+        let gpu = selftest::open(adapter).await?;
         let checked = Gpu::open(&gpu::Options { checks: Checks::Checked, ..adapter.clone() }).await?;
         let clock = match options.clock {
             Some(Clock::Device) => {
