@@ -63,9 +63,9 @@ impl Ggml {
         let mut seen = Vec::new();
         loop {
             // One operation that every version has, so that the device is opened and named.
-            let output = found.run("support", "ADD", None);
-            let text = output.map(|o| o.text).unwrap_or_default();
-            let name = text.lines().find_map(|l| l.trim().strip_prefix("Device description: "));
+            // An index that does not exist fails, and has no description.
+            let output = found.run("support", "ADD", None)?;
+            let name = output.text.lines().find_map(|l| l.trim().strip_prefix("Device description: "));
             match name {
                 Some(name) if name == adapter => break,
                 other => seen.extend(other.map(str::to_string)),
