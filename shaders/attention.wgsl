@@ -11,7 +11,8 @@
 // the last real one: no branch, and no address outside.
 //
 // WINDOW: keys and queries are those of one window of a grid, found by index arithmetic; the queries' grid is `pool`
-// times coarser. A window over the grid's edge meets NOWHERE keys (PAD): they count, with k and v from `pad`.
+// times coarser. A window over the grid's edge has padded keys (PAD), which count, all with the same k and v from `pad`:
+// a TILE loads them as NOWHERE keys; a LANE goes through the real ones, and counts the padded ones as one key.
 struct Params {
     base: vec4<u32>,
     // offset, batch, row, head
@@ -65,6 +66,11 @@ struct Place {
     split: u32,
     // The window, in windows.
     window: vec2<u32>,
+#if LANE && WINDOW
+    // Sides of the part of the window that lies on the grid: keys, queries.
+    key_part: vec2<u32>,
+    query_part: vec2<u32>,
+#endif
     // The keys of this workgroup.
     first: u32,
     end: u32,
@@ -78,6 +84,11 @@ fn place(id: vec3<u32>) -> Place {
     at.batch = id.z / p.windows;
     let w = id.z % p.windows;
     at.window = vec2(w % p.across, w / p.across);
+#if LANE
+    at.key_part = min(vec2(p.key_side), p.key_grid - at.window * p.key_side);
+    at.query_part = min(vec2(p.query_side), p.query_grid - at.window * p.query_side);
+    at.end = at.key_part.x * at.key_part.y;
+#endif
 #elif SPLIT
     at.batch = id.z / p.splits;
     at.split = id.z % p.splits;
@@ -97,7 +108,10 @@ fn cell(t: u32, side: u32, inverse: f32) -> vec2<u32> {
 
 // The token of query t, or NOWHERE if there is none.
 fn query_token(at: Place, t: u32) -> u32 {
-#if WINDOW
+#if LANE && WINDOW
+    let xy = at.window * p.query_side + cell(t, at.query_part.x, 1.0 / f32(at.query_part.x));
+    return select(NOWHERE, xy.y * p.query_grid.x + xy.x, t < at.query_part.x * at.query_part.y);
+#elif WINDOW
     let xy = at.window * p.query_side + cell(t, p.query_side, p.query_inverse);
     let inside = (t < p.queries) & all(xy < p.query_grid);
     return select(NOWHERE, xy.y * p.query_grid.x + xy.x, inside);
@@ -109,7 +123,10 @@ fn query_token(at: Place, t: u32) -> u32 {
 // The token of key t, or NOWHERE for a padded one.
 fn key_token(at: Place, t: u32) -> u32 {
     let real = min(t, at.end - 1u);
-#if WINDOW
+#if LANE && WINDOW
+    let xy = at.window * p.key_side + cell(real, at.key_part.x, 1.0 / f32(at.key_part.x));
+    return xy.y * p.key_grid.x + xy.x;
+#elif WINDOW
     let xy = at.window * p.key_side + cell(real, p.key_side, p.key_inverse);
     let token = xy.y * p.key_grid.x + xy.x;
 #if PAD
@@ -130,7 +147,7 @@ fn query_row(at: Place, token: u32) -> u32 {
 
 fn row_of_key(at: Place, token: u32, o: vec4<u32>) -> u32 {
     let row = o.x + at.batch * o.y + token * o.z + at.head * o.w;
-#if PAD
+#if PAD && TILE
     return select(row, NOWHERE, token == NOWHERE);
 #else
     return row;
@@ -138,7 +155,7 @@ fn row_of_key(at: Place, token: u32, o: vec4<u32>) -> u32 {
 }
 
 fn load_k(at: Place, row: u32, i: u32) -> vec4<f32> {
-#if PAD
+#if PAD && TILE
     if row == NOWHERE {
         return pad[p.k.x + at.head * p.k.w + i];
     }
@@ -147,7 +164,7 @@ fn load_k(at: Place, row: u32, i: u32) -> vec4<f32> {
 }
 
 fn load_v(at: Place, row: u32, i: u32) -> vec4<f32> {
-#if PAD
+#if PAD && TILE
     if row == NOWHERE {
         return pad[p.v.x + at.head * p.v.w + i];
     }
@@ -155,9 +172,10 @@ fn load_v(at: Place, row: u32, i: u32) -> vec4<f32> {
     return v[row + i];
 }
 
-// exp2 of a difference from a maximum. Below 2^-126 nothing is left of a weight, and drivers differ.
+// exp2 of a difference from a maximum. Below 2^-100 nothing is left of a weight. Not further: 2^-126 times a value is
+// denormal, and costs a CPU a hundred cycles. Windows of 14 were three times slower by their keys beyond the end.
 fn weight(x: f32) -> f32 {
-    return exp2(max(x, -126.0));
+    return exp2(max(x, -100.0));
 }
 
 // Where the result of a query starts.

@@ -24,6 +24,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let id = wid + p.base.xyz;
     let at = place(id);
     let block = id.x * #{GROUP * BLOCKS}u + lane;
+#if WINDOW
+    if id.x * #{GROUP * BLOCKS}u >= at.query_part.x * at.query_part.y {
+        return;
+    }
+#endif
 #for b in 0..BLOCKS
     let token_#{b} = query_token(at, block + #{b * GROUP}u);
     let from_#{b} = query_row(at, token_#{b});
@@ -31,6 +36,29 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     var m_#{b} = NEVER;
     var l_#{b} = 0.0;
 #endfor
+#if PAD
+    // The padded keys of a window: one key that counts as often as there are.
+    let padded = p.keys - at.end;
+    if padded > 0u {
+#for b in 0..BLOCKS
+        m_#{b} = 0.0;
+        l_#{b} = f32(padded);
+#endfor
+        for (var i = 0u; i < p.width; i++) {
+            let pad_k = pad[p.k.x + at.head * p.k.w + i];
+            let pad_v = pad[p.v.x + at.head * p.v.w + i] * f32(padded);
+#for b in 0..BLOCKS
+            m_#{b} += dot(q[from_#{b} + i], pad_k);
+            if token_#{b} != NOWHERE {
+                y[row_#{b} + i] = pad_v;
+            }
+#endfor
+        }
+#for b in 0..BLOCKS
+        m_#{b} *= p.scale;
+#endfor
+    }
+#endif
 
     for (var t0 = at.first; t0 < at.end; t0 += #{STEP}u) {
 #for c in 0..KEYS
@@ -93,7 +121,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         for (var i = 0u; i < p.width; i++) {
 #for b in 0..BLOCKS
             // Nothing is there yet at the first step.
+#if PAD
+            var o_#{b} = select(vec4(0.0), y[row_#{b} + i] * shrink_#{b}, (t0 > at.first) | (padded > 0u));
+#else
             var o_#{b} = select(vec4(0.0), y[row_#{b} + i] * shrink_#{b}, t0 > at.first);
+#endif
 #endfor
 #for c in 0..KEYS
             let v_#{c} = load_v(at, vr_#{c}, i);

@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     for (var s = 0u; s < p.splits; s++) {
         let at = start + s * stride;
         let ml = x[at + p.width];
-        let share = exp2(max(ml.x - m, -126.0));
+        let share = exp2(max(ml.x - m, -100.0));
         sum = fma(share, ml.y, sum);
         o = fma(vec4(share), x[at + i], o);
     }

@@ -127,8 +127,9 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     let variant = KERNEL.choose(&target, |v| {
         // By rule at least half full; whoever asks for a variant may have a quarter.
         let least = |t: &Tiling| t.queries / if asked { 4 } else { 2 };
-        // The keys of a window are not split.
-        let runs = |t: &Tiling| a.windows.is_none() || keys <= t.most_keys;
+        // The keys of a window are not split; and some variants are for few keys.
+        let most = if v.class == Class::Software { v.get("MOST") as usize } else { 0 };
+        let runs = |t: &Tiling| (a.windows.is_none() || keys <= t.most_keys) && (most == 0 || keys <= most || asked);
         Tiling::new(v, width, &target).is_some_and(|t| runs(&t) && (queries > least(&t) || v.get("SMALL") == 1))
     })?;
     let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
