@@ -26,7 +26,9 @@ pub struct Roofs {
 }
 
 /// Samples of each probe; the best counts: a roof is what is possible.
-const SAMPLES: usize = 9;
+const SAMPLES: usize = 25;
+/// Nanoseconds that a sample lasts: long enough for the clock, and not too long for a watchdog.
+const SAMPLE: f64 = 8e6;
 
 /// Measures all roofs.
 ///
@@ -65,14 +67,13 @@ async fn rate(lab: &Lab, probe: Probe) -> Result<f64> {
         let mut samples = Vec::new();
         for _ in 0..SAMPLES {
             samples.push(lab.sample(&bound, 1).await?);
-            // Long enough for the clock, and not too long for a watchdog.
-            if samples[0] < 2e6 && probe != Probe::Memory {
+            if samples[0] < SAMPLE / 2.0 && probe != Probe::Memory {
                 break;
             }
         }
         if samples.len() == SAMPLES {
             return Ok(units / stats::quantile(&samples, 0.0));
         }
-        iterations = (iterations as f64 * (4e6 / samples[0].max(1.0)).clamp(1.5, 16.0)).ceil() as usize;
+        iterations = (iterations as f64 * (SAMPLE / samples[0].max(1.0)).clamp(1.5, 16.0)).ceil() as usize;
     }
 }

@@ -160,10 +160,12 @@ impl Call {
         let mut words = Vec::new();
         // What the shapes say already, and what is as usual, is left out.
         let axis = |n: u64| n >= 16 && self.inputs.iter().any(|x| x.shape.contains(&(n as usize)));
+        let follows = |key: &str| ["m", "n", "k", "rows", "shape"].contains(&key);
         collect(&self.args, "", &mut |key, value| match value {
+            _ if follows(key) => {}
             Json::Number(n) if n.as_u64().is_none_or(|n| n == 0 || axis(n) || (n == 1 && key == "batch")) => {}
             Json::Number(n) => words.push(format!("{key}{n}")),
-            Json::String(s) if s != "None" => words.push(s.to_lowercase()),
+            Json::String(s) if s != "None" && s != "Full" => words.push(s.to_lowercase()),
             Json::Bool(true) => words.push(key.into()),
             _ => {}
         });
