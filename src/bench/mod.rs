@@ -2,7 +2,7 @@
 //!
 //! [`Work`] is what is measured: a call of a kernel, from a model's recording ([`works`]), the [`standard`] list or a
 //! file. [`Lab`] verifies and times it, in every variant asked for, into [`Row`]s; [`Roofs`] say what the device could
-//! do; [`compare()`](compare::compare) holds two [`Report`]s against each other; [`tune()`](tune::tune) finds what to remember.
+//! do; [`compare()`](compare::compare) holds two [`Report`]s against each other; [`tune`] says what to remember.
 
 pub mod compare;
 mod lab;

@@ -38,6 +38,8 @@ impl Place {
         let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
         command.args(args).current_dir(self.0.path());
         command.env("HF_HOME", self.at("hub")).env("HF_ENDPOINT", "http://127.0.0.1:9");
+        // What was tuned on this machine is none of a test's business.
+        command.env("IMPASTO_CACHE", self.at("tuning"));
         for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE", "IMPASTO_LOG"] {
             command.env_remove(name);
         }
