@@ -2,6 +2,10 @@
 //!
 //! Nothing here knows a device: a graph can be recorded, planned, printed and validated without one.
 
+mod family;
+
+pub use family::{Family, Rules};
+
 use crate::error::{Result, bail};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -71,8 +75,10 @@ const NEEDS: [(Feature, (&str, i64)); 4] = [
 /// What a recording may assume of the adapter that will play it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
-    /// Hardware or software.
-    pub class: Class,
+    /// Whose rules apply.
+    pub family: Family,
+    /// Workgroups that keep it busy.
+    pub busy: usize,
     /// Limits of the device.
     pub limits: Limits,
     /// The subgroup size, where subgroup operations exist and the size is the same in every dispatch.
@@ -88,6 +94,16 @@ pub struct Target {
 }
 
 impl Target {
+    /// A target of a family, with what WebGPU guarantees.
+    pub fn of(family: Family) -> Self {
+        Self { family, busy: family.rules().busy, ..Self::default() }
+    }
+
+    /// Hardware or software.
+    pub fn class(&self) -> Class {
+        self.family.class()
+    }
+
     /// Whether a variant of the kernel is forced, or measured for the shape being recorded.
     pub fn asks(&self, kernel: &str) -> bool {
         self.forced.iter().any(|(k, _)| k == kernel) || self.tuned.as_ref().is_some_and(|(k, _)| *k == kernel)
@@ -114,7 +130,8 @@ impl Default for Target {
     /// WebGPU's guarantees on hardware: what a browser gets.
     fn default() -> Self {
         Self {
-            class: Class::Gpu,
+            family: Family::Unknown,
+            busy: Family::Unknown.rules().busy,
             limits: Limits::default(),
             subgroup: None,
             features: Vec::new(),
@@ -200,7 +217,7 @@ impl Kernel {
         if let Some(v) = self.asked(target, &fits)? {
             return Ok(v);
         }
-        let preferred = self.variants.iter().find(|v| v.class == target.class && usable(v));
+        let preferred = self.variants.iter().find(|v| v.class == target.class() && usable(v));
         match preferred.or_else(|| self.variants.iter().find(|v| usable(v))) {
             Some(v) => Ok(v),
             None => bail!(Gpu, "{}: no variant suits this adapter and shape", self.name),

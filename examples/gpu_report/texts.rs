@@ -50,7 +50,6 @@ pub(crate) fn left_out() -> Vec<String> {
 /// What RADV offers: other limits would rule variants out.
 fn target(kernel: &str, variant: &Variant) -> Target {
     Target {
-        class: Class::Gpu,
         limits: Limits { workgroup_memory: 64 << 10, invocations: 1024, ..Limits::default() },
         subgroup: variant.subgroup,
         features: variant.needs().collect(),

@@ -163,7 +163,7 @@ impl Lab {
     pub(super) fn candidates(&self, work: &Work, variants: &Variants) -> Result<Vec<&'static str>> {
         let kernel = work.entry()?.kernel;
         let default = work.record(&self.gpu, None)?.variant;
-        let class = self.gpu.target().class;
+        let class = self.gpu.target().class();
         let exactness = kernel.variants.iter().find(|v| v.name == default).map_or(0.0, |v| v.rounding());
         let tuned = self.gpu.target().tuning.variant(kernel.name, || work.call.class()).map(|(_, name)| name);
         let wanted = |v: &crate::kernel::Variant| match variants {

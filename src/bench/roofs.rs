@@ -47,7 +47,7 @@ pub(super) async fn measure(lab: &Lab) -> Result<Roofs> {
 /// `10^9` units a second.
 async fn rate(lab: &Lab, probe: Probe) -> Result<f64> {
     // Enough invocations for any GPU, a few for each core of a software adapter.
-    let invocations = match lab.gpu().target().class {
+    let invocations = match lab.gpu().target().class() {
         crate::kernel::Class::Gpu => 1 << 19,
         crate::kernel::Class::Software => 1 << 13,
     };

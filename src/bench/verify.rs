@@ -74,7 +74,7 @@ pub(super) async fn result(gpu: &Gpu, r: Recording, data: &[Input]) -> Result<Ve
 
 /// What the shape should give: from a variant other than the rules' where there is one, with all checks.
 pub(super) async fn reference(checked: &Gpu, work: &Work, data: &[Input]) -> Result<Vec<f32>> {
-    let class = checked.target().class;
+    let class = checked.target().class();
     let default = work.record(checked, None)?.variant;
     let exact = |v: &&crate::kernel::Variant| v.name != default && v.rounding() == 0.0;
     let mut others: Vec<_> = work.entry()?.kernel.variants.iter().filter(exact).collect();

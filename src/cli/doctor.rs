@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use impasto::{
     ErrorKind,
     gpu::{AdapterInfo, Checks, Gpu, adapters},
-    kernel::Class,
+    kernel::{Class, Family},
     kernels::ALL,
     selftest::{self, Report},
 };
@@ -74,6 +74,8 @@ struct Used {
     name: String,
     /// `gpu` or `software`: what kernel variants are chosen for.
     class: &'static str,
+    /// Whose rules choose among them.
+    family: Family,
     checked: bool,
     timestamps: bool,
     /// The subgroup size that kernels may rely on.
@@ -103,7 +105,11 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     if !args.json {
         let index = used.index.map_or_else(String::new, |i| format!("{i}: "));
         let checked = if used.checked { "checked" } else { "trusted" };
-        print_line(&format!("used: {index}{}, kernels for class {}, shaders {checked}", used.name, used.class))?;
+        let family = used.family;
+        print_line(&format!(
+            "used: {index}{}, kernels for class {} by the rules for {family}, shaders {checked}",
+            used.name, used.class
+        ))?;
     }
     let selftest = match args.show {
         Show::Adapters => None,
@@ -133,7 +139,8 @@ impl Used {
         Self {
             index: adapters.iter().position(same),
             name: info.name.clone(),
-            class: match gpu.target().class {
+            family: gpu.target().family,
+            class: match gpu.target().class() {
                 Class::Gpu => "gpu",
                 Class::Software => "software",
             },
@@ -175,7 +182,7 @@ fn test(args: &Args, global: &Global, gpu: &Gpu) -> Outcome<Selftest> {
         let (first, first_error) = (reports.len(), errors.len());
         progress.stage(format!("{}/{} {}", n + 1, chosen.len(), kernel.name));
         let cases = (entry.cases)();
-        let class = gpu.target().class;
+        let class = gpu.target().class();
         let serves = |name: &str| kernel.variants.iter().any(|v| v.name == name && v.class == class);
         let all = args.all_variants || kernel.variants.iter().all(|v| v.class != class);
         for (i, case) in cases.iter().enumerate() {

@@ -1,9 +1,9 @@
 //! Which adapter to open, and what to ask it for.
 
-use super::{Checks, features};
+use super::{Checks, family, features};
 use crate::{
     error::{Result, bail},
-    kernel::{Class, Feature, Limits, Target, Tuning},
+    kernel::{Feature, Limits, Target, Tuning},
 };
 use serde::{Deserialize, Serialize};
 
@@ -174,8 +174,10 @@ pub(super) fn request(adapter: &wgpu::Adapter, info: &AdapterInfo, options: &Opt
         experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
     }
     let [min, max] = info.subgroup;
+    let family = family::of(info);
     let target = Target {
-        class: if info.device_type == "cpu" { Class::Software } else { Class::Gpu },
+        family,
+        busy: family::busy(family, info),
         limits: Limits {
             binding: options.max_binding.unwrap_or(u64::MAX).min(limits.max_storage_buffer_binding_size),
             buffer: limits.max_buffer_size,

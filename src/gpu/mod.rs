@@ -5,6 +5,7 @@
 
 mod adapter;
 mod buffer;
+mod family;
 mod features;
 mod pipeline;
 mod submit;

@@ -89,7 +89,7 @@ impl Plan {
 impl Bound {
     fn build(&mut self) -> Result<()> {
         let target = self.gpu.target();
-        let (budget, groups) = (submit_budget(target.class), target.limits.groups);
+        let (budget, groups) = (submit_budget(target.class()), target.limits.groups);
         let dispatches = self.plan.graph.dispatches.len();
         // A dispatch that is too wide or too long becomes several, which differ in `base`.
         let pieces: Vec<(usize, [u32; 3], [u32; 3])> = (0..dispatches)

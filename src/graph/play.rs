@@ -231,7 +231,7 @@ impl Bound {
 
     /// Runs of steps that fit the FLOP budget of a submit.
     fn slices(&self) -> Vec<std::ops::Range<usize>> {
-        let budget = submit_budget(self.gpu.target().class);
+        let budget = submit_budget(self.gpu.target().class());
         let (mut slices, mut start, mut flops) = (Vec::new(), 0, 0);
         for (i, step) in self.steps.iter().enumerate() {
             if flops + step.flops > budget && i > start {

@@ -39,7 +39,7 @@ pub struct Elapsed {
 pub async fn time(plans: &[Bound], plays: usize, clock: Clock) -> Result<Elapsed> {
     ensure!(!plans.is_empty(), Internal, "nothing to time");
     let gpu = &plans[0].gpu;
-    let budget = submit_budget(gpu.target().class);
+    let budget = submit_budget(gpu.target().class());
     let mut elapsed = Elapsed::default();
     let (mut launches, mut flops): (Vec<Launch<'_>>, u64) = (Vec::new(), 0);
     let mut steps = (0..plays).flat_map(|n| &plans[n % plans.len()].steps).peekable();

@@ -130,13 +130,16 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
         // The keys of a window are not split; and some variants are for few keys.
         let most = if v.class == Class::Software { v.get("MOST") as usize } else { 0 };
         let runs = |t: &Tiling| (a.windows.is_none() || keys <= t.most_keys) && (most == 0 || keys <= most || asked);
-        Tiling::new(v, width, &target).is_some_and(|t| runs(&t) && (queries > least(&t) || v.get("SMALL") == 1))
+        // Beside its sums an invocation keeps few operands: it may have twice those of a product.
+        let crowded = |t: &Tiling| t.sums > 2 * target.family.rules().sums as usize && !asked;
+        let suits = |t: &Tiling| v.get("SMALL") == 1 || (queries > least(t) && !crowded(t));
+        Tiling::new(v, width, &target).is_some_and(|t| runs(&t) && suits(&t))
     })?;
     let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
 
     let blocks = queries.div_ceil(tiling.queries);
     let groups = blocks * a.heads * a.batch * windows[0] * windows[1];
-    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, &tiling, target.class) };
+    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, &tiling, &target) };
     let splits = keys.div_ceil(split_keys);
     let padded = a.windows.filter(|w| w.grid.iter().any(|n| n % w.size != 0));
 
@@ -242,7 +245,7 @@ fn check(g: &Graph, a: &Attention) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::{error::ErrorKind, kernel::Family};
 
     /// A call on fused rows `[q | k | v]` of one image.
     fn fused(g: &mut Graph, heads: usize, head_dim: usize, tokens: usize) -> Attention {
@@ -255,7 +258,7 @@ mod tests {
 
     #[test]
     fn chooses_by_shape() {
-        let software = Target { class: Class::Software, subgroup: Some(8), ..Target::default() };
+        let software = Target { subgroup: Some(8), ..Target::of(Family::Software) };
         for (target, heads, head_dim, tokens, queries, variant, dispatches) in [
             (Target::default(), 4, 96, 4096, 4096, "tile64", 1),
             (Target::default(), 12, 128, 4608, 4608, "tile64", 1),

@@ -188,12 +188,13 @@ fn choose(kernel: &'static Kernel, target: &Target, p: &Params) -> Result<&'stat
     let far = guarded && (p.height + p.padding >= 1 << 15 || p.row + p.padding * p.channels >= 1 << 29);
     let runs = |v: &Variant| !(far && v.name.starts_with("tile"));
     let tiles = |bm, bn| p.pixels.div_ceil(bm) * p.columns.div_ceil(bn);
+    // Large tiles want room for their sums, and enough of them to fill a GPU.
+    let large = target.family.rules().sums >= 64 && p.columns > 64 && tiles(128, 128) as usize >= target.busy;
     let suits = |v: &Variant| match v.name {
         _ if target.asks(kernel.name) => true,
         "tile128x16" => p.columns <= 16,
-        // Large tiles want enough of them to fill a GPU.
-        "tile128" => p.columns > 64 && tiles(128, 128) >= 128,
-        "tile64" => p.columns > 16 && !(p.columns > 64 && tiles(128, 128) >= 128),
+        "tile128" => large,
+        "tile64" => p.columns > 16 && !large,
         _ => true,
     };
     kernel.choose(target, |v| runs(v) && suits(v)).or_else(|_| kernel.choose(target, runs))

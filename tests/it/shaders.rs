@@ -1,12 +1,7 @@
 //! Every text that the cases of every kernel can emit validates for SPIR-V, MSL and HLSL, and keeps the binding
 //! convention: group 0, `Params` at 0 (starting with `base`), then the reads, then the writes.
 
-use impasto::{
-    graph::Graph,
-    kernel::{Class, Target},
-    kernels::ALL,
-    wgsl,
-};
+use impasto::{graph::Graph, kernel::Target, kernels::ALL, wgsl};
 use naga::{AddressSpace, StorageAccess, valid};
 use std::collections::BTreeMap;
 
@@ -17,7 +12,6 @@ fn emitted() -> BTreeMap<String, (String, usize)> {
         for case in (entry.cases)() {
             for variant in entry.kernel.variants {
                 let target = Target {
-                    class: Class::Gpu,
                     subgroup: variant.subgroup,
                     features: variant.needs().collect(),
                     forced: vec![(entry.kernel.name.into(), variant.name.into())],

@@ -65,6 +65,8 @@ pub(super) const VARIANTS: &[Variant] = &[
 pub(super) struct Tiling {
     /// Queries of a workgroup.
     pub(super) queries: usize,
+    /// Sums of results that an invocation keeps.
+    pub(super) sums: usize,
     /// Keys that it takes at a time.
     pub(super) keys: usize,
     /// Keys that one workgroup may go through.
@@ -87,7 +89,7 @@ impl Tiling {
             };
             // A step is a turn of the outer loop, and two inner ones over the width.
             let most_keys = (MOST_ITERATIONS / (1 + 2 * width) * step).max(step);
-            return Some(Self { queries: lanes * get("BLOCKS"), keys: step, most_keys, defines: Vec::new() });
+            return Some(Self { queries: lanes * get("BLOCKS"), sums: 0, keys: step, most_keys, defines: Vec::new() });
         }
         let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
         let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
@@ -109,14 +111,14 @@ impl Tiling {
             && threads <= target.limits.invocations as usize;
         let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared)];
         let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
-        fits.then_some(Self { queries, keys, most_keys: usize::MAX, defines })
+        fits.then_some(Self { queries, sums: rows * columns * 4, keys, most_keys: usize::MAX, defines })
     }
 }
 
 /// Keys of a workgroup, so that `groups` workgroups become enough to fill the adapter: a multiple of the tiling's keys.
-pub(super) fn split(keys: usize, groups: usize, tiling: &Tiling, class: Class) -> usize {
-    // A mid-size GPU holds four such workgroups on each of 64 cores; a CPU has few cores, and a part costs little.
-    let (fill, least): (usize, usize) = if class == Class::Gpu { (256, 128) } else { (16, 64) };
-    let splits = fill.div_ceil(groups).min(keys / least).max(1);
+pub(super) fn split(keys: usize, groups: usize, tiling: &Tiling, target: &Target) -> usize {
+    // Of 64 or 128 invocations, where `busy` counts 256. On a CPU a part costs little.
+    let least = if target.class() == Class::Gpu { 128 } else { 64 };
+    let splits = (2 * target.busy).div_ceil(groups).min(keys / least).max(1);
     keys.div_ceil(splits).next_multiple_of(tiling.keys).min(tiling.most_keys)
 }

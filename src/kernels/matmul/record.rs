@@ -59,7 +59,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
         ),
         false => (x, b),
     };
-    let splits = choice::splits(variant, &shape);
+    let splits = choice::splits(variant, g.target(), &shape);
     if splits == 1 {
         return product(g, variant, x, w, b, finish, vec_k);
     }

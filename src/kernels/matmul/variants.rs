@@ -53,6 +53,14 @@ pub(super) fn tile(v: &Variant) -> [usize; 2] {
     }
 }
 
+/// Sums that an invocation keeps; the matrix units' lie across a subgroup.
+pub(super) fn sums(v: &Variant) -> u32 {
+    match method(v) {
+        TILE | BLOCK | DOT4 => v.get("TM") * v.get("TN"),
+        _ => 1,
+    }
+}
+
 /// Workgroups: the GPU variants order their tiles themselves.
 pub(super) fn grid(v: &Variant, tiles_m: u32, tiles_n: u32, batch: u32) -> [u32; 3] {
     if method(v) == LANES { [tiles_n, tiles_m, batch] } else { [tiles_m * tiles_n, 1, batch] }
