@@ -9,6 +9,7 @@ mod lab;
 pub mod roofs;
 mod standard;
 pub mod stats;
+mod subject;
 pub mod tune;
 mod verify;
 mod work;

@@ -4,6 +4,7 @@ use super::{Lab, stats};
 use crate::{
     error::Result,
     graph::{BindOptions, Control, Graph},
+    kernel::{Class, Feature, Variant},
     kernels::{
         Random,
         roofline::{Probe, roofline},
@@ -17,12 +18,21 @@ use serde::{Deserialize, Serialize};
 pub struct Roofs {
     /// `10^9` f32 operations a second; a multiply-add counts two.
     pub fma: f64,
+    /// The same in f16, where shaders have it.
+    pub half: Option<f64>,
     /// `10^9` operations a second of packed 8-bit dot products; emulated where it is below `fma`.
     pub dot4: f64,
     /// `10^9` bytes a second read from workgroup memory.
     pub workgroup: f64,
     /// `10^9` bytes a second of device memory, read and written.
     pub memory: f64,
+}
+
+impl Roofs {
+    /// The rate that bounds a variant's arithmetic. Half tiles sum in f32; matrix units have no probe.
+    pub(super) fn of(&self, variant: &Variant) -> f64 {
+        if variant.needs().any(|feature| feature == Feature::Dot4) { self.dot4 } else { self.fma }
+    }
 }
 
 /// Samples of each probe; the best counts: a roof is what is possible.
@@ -36,8 +46,10 @@ const SAMPLE: f64 = 8e6;
 /// What the device reports.
 pub(super) async fn measure(lab: &Lab) -> Result<Roofs> {
     let rate = |probe| rate(lab, probe);
+    let half = lab.gpu().target().features.contains(&Feature::F16);
     Ok(Roofs {
         fma: rate(Probe::Fma).await?,
+        half: if half { Some(rate(Probe::Half).await?) } else { None },
         dot4: rate(Probe::Dot4).await?,
         workgroup: rate(Probe::Workgroup).await?,
         memory: rate(Probe::Memory).await?,
@@ -48,8 +60,8 @@ pub(super) async fn measure(lab: &Lab) -> Result<Roofs> {
 async fn rate(lab: &Lab, probe: Probe) -> Result<f64> {
     // Enough invocations for any GPU, a few for each core of a software adapter.
     let invocations = match lab.gpu().target().class() {
-        crate::kernel::Class::Gpu => 1 << 19,
-        crate::kernel::Class::Software => 1 << 13,
+        Class::Gpu => 1 << 19,
+        Class::Software => 1 << 13,
     };
     let count = match probe {
         Probe::Memory => (lab.gpu().target().limits.binding.min(128 << 20) / 4) as usize,

@@ -75,7 +75,7 @@ pub(super) async fn result(gpu: &Gpu, r: Recording, data: &[Input]) -> Result<Ve
 /// What the shape should give: from a variant other than the rules' where there is one, with all checks.
 pub(super) async fn reference(checked: &Gpu, work: &Work, data: &[Input]) -> Result<Vec<f32>> {
     let class = checked.target().class();
-    let default = work.record(checked, None)?.variant;
+    let default = work.record(checked, None)?.variant.name;
     let exact = |v: &&crate::kernel::Variant| v.name != default && v.rounding() == 0.0;
     let mut others: Vec<_> = work.entry()?.kernel.variants.iter().filter(exact).collect();
     // The plainest of the adapter's own class: the last of the table.
@@ -98,7 +98,7 @@ const ALLOWED: f64 = 1e-8;
 /// # Errors
 /// `Gpu` if it is beyond what rounding explains.
 pub(super) async fn error(gpu: &Gpu, r: Recording, data: &[Input], expected: &[f32], rounding: f64) -> Result<f64> {
-    let variant = r.variant;
+    let variant = r.variant.name;
     let (nmse, _) = deviation(&result(gpu, r, data).await?, expected);
     // A NaN is infinitely far away: see `deviation`.
     if nmse > ALLOWED.max(rounding) {

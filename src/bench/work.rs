@@ -4,7 +4,7 @@ use crate::{
     error::{Error, ErrorKind, Result, bail},
     gpu::Gpu,
     graph::{Call, Graph, Value},
-    kernel::{Target, Tuning},
+    kernel::{Target, Tuning, Variant},
     kernels::{ALL, Entry, Input, Random},
     shape::{DType, Shape},
 };
@@ -39,7 +39,7 @@ pub(super) struct Recording {
     pub(super) inputs: Vec<Value>,
     pub(super) output: Value,
     /// Of the call's own kernel.
-    pub(super) variant: &'static str,
+    pub(super) variant: &'static Variant,
 }
 
 impl Work {
@@ -76,7 +76,7 @@ impl Work {
         let output = replay(&mut graph, &self.call)?;
         // A call may prepare its operands by other kernels, and merge its parts by others.
         let own = graph.dispatches().iter().find(|d| d.kernel.name == self.call.kernel);
-        let Some(variant) = own.map(|d| d.variant.name) else { bail!(Internal, "{} recorded nothing", self.name()) };
+        let Some(variant) = own.map(|d| d.variant) else { bail!(Internal, "{} recorded nothing", self.name()) };
         Ok(Recording { graph, inputs, output, variant })
     }
 

@@ -15,12 +15,20 @@ pub const KERNEL: Kernel = Kernel {
     name: "roofline",
     source: wgsl!("roofline"),
     params: size_of::<Params>(),
-    variants: &[Variant {
-        name: "chains12",
-        class: Class::Gpu,
-        defines: &[("THREADS", 128), ("CHAINS", 12), ("UNROLL", 16)],
-        subgroup: None,
-    }],
+    variants: &[
+        Variant {
+            name: "half",
+            class: Class::Gpu,
+            defines: &[("THREADS", 128), ("CHAINS", 12), ("UNROLL", 16), ("F16", 1)],
+            subgroup: None,
+        },
+        Variant {
+            name: "chains12",
+            class: Class::Gpu,
+            defines: &[("THREADS", 128), ("CHAINS", 12), ("UNROLL", 16)],
+            subgroup: None,
+        },
+    ],
 };
 
 /// What is measured.
@@ -28,6 +36,8 @@ pub const KERNEL: Kernel = Kernel {
 pub enum Probe {
     /// f32 multiply-adds in registers.
     Fma,
+    /// The same in pairs of f16; of f32 where shaders have no f16.
+    Half,
     /// Dot products of four packed 8-bit integers.
     Dot4,
     /// Reads of workgroup memory, four f32 each.
@@ -52,11 +62,12 @@ pub fn roofline(g: &mut Graph, x: Value, probe: Probe, iterations: usize, invoca
     ensure!(count >= 4 && count.is_multiple_of(4), Shape, "roofline: {count} values");
     ensure!(invocations > 0 && invocations.is_multiple_of(128), Shape, "roofline: {invocations} invocations");
     expect_f32(g, KERNEL.name, &[x])?;
-    let variant = KERNEL.choose(g.target(), |_| true)?;
+    let variant = KERNEL.choose(g.target(), |v| probe == Probe::Half || v.name != "half")?;
     let (chains, unroll) = (u64::from(variant.get("CHAINS")), u64::from(variant.get("UNROLL")));
     let turns = (iterations * invocations) as u64;
     let (y, groups, operations) = match probe {
         Probe::Fma => (invocations, invocations / 128, 2 * turns * chains * unroll),
+        Probe::Half => (invocations, invocations / 128, 4 * turns * chains * unroll),
         Probe::Dot4 => (invocations, invocations / 128, 8 * turns * chains * unroll),
         Probe::Workgroup => (invocations, invocations / 128, 16 * turns * 4 * unroll),
         Probe::Memory => (count, count.div_ceil(4 * 4 * 128), 8 * count as u64),
@@ -81,6 +92,12 @@ fn twin(x: &[f32], probe: Probe, iterations: usize, invocations: usize) -> Vec<f
         Probe::Fma => {
             let end = |c: usize| (0..16 * iterations).fold(x[c % 4] + c as f32, |a, _| a.mul_add(x[i & 1], x[2]));
             (0..12).map(end).sum()
+        }
+        Probe::Half => {
+            let end = |c: usize, lane: usize| {
+                (0..16 * iterations).fold(x[c % 4], |a, _| a.mul_add(x[(i + lane) & 1], x[2 + lane]))
+            };
+            (0..12).map(|c| end(c, 0) + end(c, 1)).sum()
         }
         Probe::Dot4 => {
             let b = x[i & 3].to_bits().to_le_bytes();
@@ -114,6 +131,8 @@ pub fn cases() -> Vec<Case> {
     };
     vec![
         case(Probe::Fma, 4, 3, 256, 1e-11),
+        // Sixteen roundings to f16, each on the last.
+        case(Probe::Half, 4, 1, 256, 5e-6),
         case(Probe::Dot4, 4, 2, 256, 0.0),
         case(Probe::Workgroup, 4, 70, 256, 1e-11),
         case(Probe::Memory, 4 * 4 * 128 + 12, 1, 128, 0.0),

@@ -50,8 +50,9 @@ fn number(us: f64) -> String {
 
 /// The roofs, in a line.
 pub(super) fn roofs(r: &Roofs) -> String {
+    let half = r.half.map_or_else(String::new, |rate| format!("f16 {rate:.1} GFLOP/s, "));
     format!(
-        "f32 {:.1} GFLOP/s, packed int8 {:.1} GOP/s, workgroup memory {:.1} GB/s, device memory {:.1} GB/s",
+        "f32 {:.1} GFLOP/s, {half}packed int8 {:.1} GOP/s, workgroup memory {:.1} GB/s, device memory {:.1} GB/s",
         r.fma, r.dot4, r.workgroup, r.memory
     )
 }
