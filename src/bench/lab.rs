@@ -164,14 +164,16 @@ impl Lab {
     /// What the device reports, other than that a variant does not compile or compute.
     pub async fn rows(&mut self, work: &Work) -> Result<(Vec<Row>, Vec<String>)> {
         let candidates = self.candidates(work, &self.options.variants)?;
-        self.measure(work, &candidates).await
+        self.measure(work, &candidates, f64::INFINITY).await
     }
 
-    /// Verifies and times a call in these variants, the samples in turns.
+    /// Verifies and times a call in these variants, the samples in turns. What takes `hopeless` times as long as the
+    /// fastest in its warm-up is left out; the first never.
     pub(super) async fn measure(
         &mut self,
         work: &Work,
         candidates: &[&'static str],
+        hopeless: f64,
     ) -> Result<(Vec<Row>, Vec<String>)> {
         let data = work.data();
         let expected = verify::reference(&self.checked, work, &data).await?;
@@ -183,9 +185,13 @@ impl Lab {
                 Err(e) => return Err(e.context(work.name())),
             }
         }
+        let mut warm = Vec::new();
         for s in &mut subjects {
-            self.warm_up(s).await?;
+            warm.push(self.warm_up(s).await?);
         }
+        let limit = warm.iter().fold(f64::INFINITY, |a, &b| a.min(b)) * hopeless;
+        let mut hopeful = warm.iter().enumerate().map(|(n, &time)| n == 0 || time <= limit);
+        subjects.retain(|_| hopeful.next() == Some(true));
         let start = Instant::now();
         for n in 0..self.options.samples {
             if n >= FEWEST && start.elapsed() > self.options.patience * subjects.len() as u32 {

@@ -62,14 +62,14 @@ impl Lab {
         Ok(Subject { variant, copies: bound, flops, bytes, error, first, plays: 1, samples: Vec::new() })
     }
 
-    /// Plays for the time of a warm-up, and finds how many plays make a sample.
-    pub(super) async fn warm_up(&self, s: &mut Subject) -> Result<()> {
+    /// Plays for the time of a warm-up, and finds how many plays make a sample. The nanoseconds of the last play.
+    pub(super) async fn warm_up(&self, s: &mut Subject) -> Result<f64> {
         let start = Instant::now();
         loop {
             let nanoseconds = self.sample(&s.copies, s.plays).await?;
             if nanoseconds >= SAMPLE.as_nanos() as f64 {
                 if start.elapsed() >= self.options.warm_up {
-                    return Ok(());
+                    return Ok(nanoseconds / s.plays as f64);
                 }
             } else {
                 // Towards the target, but by no more than ten times: the first plays are slow.

@@ -8,6 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 const CANDIDATES: usize = 8;
 /// A winner is remembered if it is faster than the rules' choice by more than this, and by more than the noise.
 const WORTH: f64 = 1.03;
+/// What the warm-up shows slower than the fastest by this factor is not measured.
+const HOPELESS: f64 = 2.0;
 
 /// One representative of each class of calls: that with the most work in the model.
 pub fn classes(works: Vec<Work>) -> Vec<Work> {
@@ -37,7 +39,7 @@ impl Lab {
     /// As [`Lab::rows`].
     pub async fn tune(&mut self, work: &Work) -> Result<(Option<String>, Vec<Row>)> {
         let candidates = self.candidates(work, &Variants::Class)?;
-        let (rows, _) = self.measure(work, &candidates[..candidates.len().min(CANDIDATES)]).await?;
+        let (rows, _) = self.measure(work, &candidates[..candidates.len().min(CANDIDATES)], HOPELESS).await?;
         let best = rows.iter().min_by(|a, b| a.median.total_cmp(&b.median));
         let base = rows.iter().find(|r| r.default);
         let winner = best
