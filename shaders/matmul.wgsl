@@ -5,9 +5,8 @@
 //   0 matmul_tile    workgroup memory, a register block a thread (GPU)
 //   1 matmul_rows    few rows: weights are read once, lanes along k (GPU)
 //   2 matmul_lanes   no barrier, rows of x by subgroup broadcast (software)
-//   3 matmul_block   as 0, tiles of any two sides, workgroup memory of f32 or f16 (GPU)
-//   4 matmul_dot4    x is q8, w q8 or q4: packed 8-bit dot products (GPUs that have them)
-//   5 matmul_coop    matrix units (GPUs that have them, and have proven it)
+//   3 matmul_dot4    x is q8, w q8 or q4: packed 8-bit dot products (GPUs that have them)
+//   4 matmul_coop    matrix units (GPUs that have them, and have proven it)
 //
 // W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k. VEC_K: k and the strides of x and w are multiples of 4. TAIL: k is no multiple of
 // what a step covers. The rest is in `epilogue`.
@@ -46,7 +45,7 @@ struct Params {
     y_row: u32,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-#if METHOD == 4
+#if METHOD == 3
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 #elif VEC_K
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
@@ -69,7 +68,7 @@ struct Params {
 #define FIRST 3
 #import epilogue
 
-#if METHOD != 4
+#if METHOD != 3
 #import weights
 
 // Elements k .. k+3 of the row of x that starts at element `row`; zeros beyond p.k.
@@ -127,8 +126,6 @@ fn tile_of(id: vec3<u32>) -> vec2<u32> {
 #elif METHOD == 2
 #import matmul_lanes
 #elif METHOD == 3
-#import matmul_block
-#elif METHOD == 4
 #import matmul_dot4
 #else
 #import matmul_coop

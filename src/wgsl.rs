@@ -20,13 +20,15 @@ const SHARED: &[(&str, &str)] = &[
     ("epilogue", include_str!("../shaders/shared/epilogue.wgsl")),
     ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
     ("implicit_gemm_tile", include_str!("../shaders/shared/implicit_gemm_tile.wgsl")),
-    ("matmul_block", include_str!("../shaders/shared/matmul_block.wgsl")),
     ("matmul_coop", include_str!("../shaders/shared/matmul_coop.wgsl")),
     ("matmul_dot4", include_str!("../shaders/shared/matmul_dot4.wgsl")),
     ("matmul_lanes", include_str!("../shaders/shared/matmul_lanes.wgsl")),
     ("matmul_rows", include_str!("../shaders/shared/matmul_rows.wgsl")),
     ("matmul_tile", include_str!("../shaders/shared/matmul_tile.wgsl")),
     ("reduce", include_str!("../shaders/shared/reduce.wgsl")),
+    ("tile", include_str!("../shaders/shared/tile.wgsl")),
+    ("tile_lane", include_str!("../shaders/shared/tile_lane.wgsl")),
+    ("tile_step", include_str!("../shaders/shared/tile_step.wgsl")),
     ("weights", include_str!("../shaders/shared/weights.wgsl")),
 ];
 

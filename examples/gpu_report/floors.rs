@@ -41,17 +41,15 @@ const fn floor(shader: &'static str, with: &'static str, occupancy: [u64; 5], sh
 pub(crate) const FLOORS: &[Floor] = &[
     // Two waves of 64 on a SIMD are the least that can hide a load.
     floor("", "", [2, 2, 8, 8, 8], 0.0, 0),
-    floor("matmul/tile128", "", [2, 2, 10, 10, 16], 0.87, 1),
+    floor("matmul/tile128", "", [2, 2, 10, 10, 16], 0.92, 1),
     // On RDNA 2 and 3 these loops have their loads in them: the inner loop over a step is unrolled.
-    Floor { without: &["W=3"], ..floor("matmul/tile64", "", [4, 4, 16, 16, 16], 0.72, 1) },
-    floor("matmul/tile64", "W=3", [4, 4, 16, 16, 16], 0.70, 1),
-    // Below tile64, whose addresses are cheaper: to be had by one text for both.
-    floor("matmul/tile128x64", "", [4, 4, 16, 16, 16], 0.66, 1),
-    Floor { without: MORE, ..floor("matmul/tile128x64", "VEC_K", [0; 5], 0.79, 1) },
-    // GCN converts every f16 operand by itself.
-    floor("matmul/half64", "", [0, 0, 12, 12, 12], 0.65, 1),
-    floor("matmul/half128", "", [0, 0, 8, 8, 12], 0.70, 1),
-    Floor { without: MORE, ..floor("matmul/tile64", "VEC_K", [0; 5], 0.84, 1) },
+    floor("matmul/tile128x64", "", [4, 4, 16, 16, 16], 0.83, 1),
+    Floor { without: MORE, ..floor("matmul/tile128x64", "VEC_K", [0; 5], 0.86, 1) },
+    floor("matmul/tile64", "", [4, 4, 16, 16, 16], 0.79, 1),
+    Floor { without: MORE, ..floor("matmul/tile64", "VEC_K", [0; 5], 0.86, 1) },
+    // GCN 4 converts every f16 operand by itself.
+    floor("matmul/half128", "", [2, 2, 10, 10, 14], 0.75, 1),
+    floor("matmul/half64", "", [4, 4, 16, 16, 16], 0.67, 1),
     floor("conv2d/tile128", "VEC=4", [2, 2, 10, 10, 14], 0.87, 1),
     floor("conv2d/tile64", "VEC=4", [4, 4, 16, 16, 16], 0.72, 1),
     Floor { without: MORE, ..floor("conv2d/tile64", "VEC=4", [0; 5], 0.77, 1) },

@@ -2,9 +2,8 @@
 // computes TILE_M x TILE_N outputs, a thread TM x TN of them, over k in steps of 64, which are two blocks of 32. The
 // sum of a block is exact in i32; times both scales it is added in f32.
 //
-// Words of four quants take the place that matmul_block has for numbers: a thread stages 4 rows x 4 words, transposed
-// in registers, the first TILE_M threads of x, the next TILE_N of w; vec4 column c of line k is kept at
-// c ^ (k / 4 * 2). TILE_M + TILE_N threads; each also stages the two scales of one row.
+// Words of four quants take the place that matmul_tile has for numbers. A thread stages 4 rows x 4 words, transposed in
+// registers, the first TILE_M threads of x, the next TILE_N of w; vec4 column c of line k is kept at c ^ (k / 4 * 2). TILE_M + TILE_N threads; each also stages the two scales of one row.
 #define THREADS (TILE_M * TILE_N / (TM * TN))
 #define LINE_X (TILE_M / 4)
 #define LINE_W (TILE_N / 4)

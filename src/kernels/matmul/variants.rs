@@ -6,9 +6,8 @@ use crate::kernels::prelude::*;
 const TILE: i64 = 0;
 const ROWS: i64 = 1;
 const LANES: i64 = 2;
-const BLOCK: i64 = 3;
-const DOT4: i64 = 4;
-const COOP: i64 = 5;
+const DOT4: i64 = 3;
+const COOP: i64 = 4;
 
 const fn gpu(name: &'static str, defines: &'static [(&'static str, i64)]) -> Variant {
     Variant { name, class: Class::Gpu, defines, subgroup: None }
@@ -20,12 +19,12 @@ const fn software(name: &'static str, subgroup: Option<u32>, defines: &'static [
 
 #[rustfmt::skip]
 pub(super) const VARIANTS: &[Variant] = &[
-    gpu("tile128", &[("METHOD", TILE), ("TILE", 128), ("TM", 8), ("TN", 8)]),
-    gpu("tile128x64", &[("METHOD", BLOCK), ("TILE_M", 128), ("TILE_N", 64), ("TM", 8), ("TN", 4)]),
-    gpu("tile64", &[("METHOD", TILE), ("TILE", 64), ("TM", 8), ("TN", 4)]),
-    gpu("tile32", &[("METHOD", TILE), ("TILE", 32), ("TM", 4), ("TN", 4)]),
-    gpu("half128", &[("METHOD", BLOCK), ("TILE_M", 128), ("TILE_N", 128), ("TM", 8), ("TN", 8), ("F16", 1)]),
-    gpu("half64", &[("METHOD", BLOCK), ("TILE_M", 64), ("TILE_N", 64), ("TM", 8), ("TN", 4), ("F16", 1)]),
+    gpu("tile128", &[("METHOD", TILE), ("TILE_M", 128), ("TILE_N", 128), ("TM", 8), ("TN", 8)]),
+    gpu("tile128x64", &[("METHOD", TILE), ("TILE_M", 128), ("TILE_N", 64), ("TM", 8), ("TN", 4)]),
+    gpu("tile64", &[("METHOD", TILE), ("TILE_M", 64), ("TILE_N", 64), ("TM", 8), ("TN", 4)]),
+    gpu("tile32", &[("METHOD", TILE), ("TILE_M", 32), ("TILE_N", 32), ("TM", 4), ("TN", 4)]),
+    gpu("half128", &[("METHOD", TILE), ("TILE_M", 128), ("TILE_N", 128), ("TM", 8), ("TN", 8), ("F16", 1)]),
+    gpu("half64", &[("METHOD", TILE), ("TILE_M", 64), ("TILE_N", 64), ("TM", 8), ("TN", 4), ("F16", 1)]),
     gpu("int8", &[("METHOD", DOT4), ("TILE_M", 64), ("TILE_N", 64), ("TM", 8), ("TN", 4), ("DOT4", 1)]),
     gpu("coop128", &[("METHOD", COOP), ("TILE", 128), ("STEP", 32), ("COOP", 16), ("F16", 1)]),
     gpu("coop64", &[("METHOD", COOP), ("TILE", 64), ("STEP", 32), ("COOP", 16), ("F16", 1)]),
@@ -46,8 +45,8 @@ fn method(v: &Variant) -> i64 {
 pub(super) fn tile(v: &Variant) -> [usize; 2] {
     let get = |name| v.get(name) as usize;
     match method(v) {
-        TILE | COOP => [get("TILE"); 2],
-        BLOCK | DOT4 => [get("TILE_M"), get("TILE_N")],
+        COOP => [get("TILE"); 2],
+        TILE | DOT4 => [get("TILE_M"), get("TILE_N")],
         ROWS => [get("ROWS"), get("COLS") * 64 / get("LANES")],
         _ => [get("ROWS"), get("COLS") * get("GROUP")],
     }
@@ -56,7 +55,7 @@ pub(super) fn tile(v: &Variant) -> [usize; 2] {
 /// Sums that an invocation keeps; the matrix units' lie across a subgroup.
 pub(super) fn sums(v: &Variant) -> u32 {
     match method(v) {
-        TILE | BLOCK | DOT4 => v.get("TM") * v.get("TN"),
+        TILE | DOT4 => v.get("TM") * v.get("TN"),
         _ => 1,
     }
 }
@@ -74,7 +73,7 @@ pub(super) fn stores_four(v: &Variant) -> bool {
 /// What k has to be a multiple of for unguarded vec4 loads.
 pub(super) fn step(v: &Variant) -> usize {
     match method(v) {
-        TILE | BLOCK => 16,
+        TILE => 16,
         DOT4 => 64,
         COOP => v.get("STEP") as usize,
         _ => 4,
@@ -97,7 +96,7 @@ pub(super) fn suits(v: &Variant, target: &Target, p: &super::choice::Product) ->
     let [tile_m, tile_n] = tile(v);
     let storage = !half(v) || p.w != DType::F32;
     match method(v) {
-        TILE | BLOCK => {
+        TILE => {
             let smallest = tile_m == 32;
             let large = smallest || p.m > tile_m / 2 || p.n > tile_n / 2;
             // Sizes that are no multiple of 4 are rare and cost four times the loads: tile32 is enough for them.
