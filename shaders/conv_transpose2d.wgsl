@@ -9,13 +9,13 @@
 #if EXTRA
 @group(0) @binding(4) var<storage, read> skip: array<vec4<f32>>;
 #endif
-@group(0) @binding(#{4 + EXTRA}) var<storage, read_write> y: array<vec4<f32>>;
+@group(0) @binding(#{4 + (EXTRA > 0)}) var<storage, read_write> y: array<vec4<f32>>;
 #else
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #if EXTRA
 @group(0) @binding(4) var<storage, read> skip: array<f32>;
 #endif
-@group(0) @binding(#{4 + EXTRA}) var<storage, read_write> y: array<f32>;
+@group(0) @binding(#{4 + (EXTRA > 0)}) var<storage, read_write> y: array<f32>;
 #endif
 
 // The output pixel of input pixel m and quadrant 2 * ky + kx.
@@ -25,28 +25,42 @@ fn upsampled(m: u32, quadrant: u32) -> u32 {
     return (line * 2u + quadrant / 2u) * p.out_width * 2u + left * 2u + quadrant % 2u;
 }
 
-// Writes pixel m, columns c to c + 3.
-fn store(m: u32, c: u32, sum: vec4<f32>) {
+// The bias of columns c to c + 3.
+fn bias_of(c: u32) -> vec4<f32> {
     let channels = p.columns / 4u;
 #if VEC_OUT
-    let o = c % channels;
-    let at = upsampled(m, c / channels);
-    var v = sum + bias[o / 4u];
-#if EXTRA
-    v += skip[(at % p.extra * channels + o) / 4u];
-#endif
-    y[(at * channels + o) / 4u] = activate(v);
+    return bias[c % channels / 4u];
 #else
-    var v = sum;
-#for i in 0..4
-    // Columns are a multiple of 4 here: all four exist, perhaps in different quadrants.
+    return vec4(bias[c % channels], bias[(c + 1u) % channels], bias[(c + 2u) % channels], bias[(c + 3u) % channels]);
+#endif
+}
+
+// Writes pixel m, columns c to c + 3; the bias is in the sum.
+fn store(m: u32, c: u32, sum: vec4<f32>) {
+    let channels = p.columns / 4u;
+    // Columns are a multiple of 4: all four exist, with channels that are none perhaps in different quadrants.
+#for i in 0..1 + 3 * !VEC_OUT
     let o#{i} = (c + #{i}u) % channels;
     let at#{i} = upsampled(m, (c + #{i}u) / channels);
-    v[#{i}] += bias[o#{i}];
-#if EXTRA
-    v[#{i}] += skip[at#{i} % p.extra * channels + o#{i}];
+#if EXTRA == 2
+    let repeated#{i} = at#{i} % p.extra;
+#else
+    let repeated#{i} = at#{i};
 #endif
 #endfor
+#if VEC_OUT
+#if EXTRA
+    y[(at0 * channels + o0) / 4u] = activate(sum + skip[(repeated0 * channels + o0) / 4u]);
+#else
+    y[(at0 * channels + o0) / 4u] = activate(sum);
+#endif
+#else
+    var v = sum;
+#if EXTRA
+#for i in 0..4
+    v[#{i}] += skip[repeated#{i} * channels + o#{i}];
+#endfor
+#endif
     v = activate(v);
 #for i in 0..4
     y[at#{i} * channels + o#{i}] = v[#{i}];

@@ -50,9 +50,11 @@ pub(crate) const FLOORS: &[Floor] = &[
     // GCN 4 converts every f16 operand by itself.
     floor("matmul/half128", "", [2, 2, 10, 10, 14], 0.75, 1),
     floor("matmul/half64", "", [4, 4, 16, 16, 16], 0.67, 1),
-    floor("conv2d/tile128", "VEC=4", [2, 2, 10, 10, 14], 0.87, 1),
-    floor("conv2d/tile64", "VEC=4", [4, 4, 16, 16, 16], 0.72, 1),
-    Floor { without: MORE, ..floor("conv2d/tile64", "VEC=4", [0; 5], 0.77, 1) },
+    floor("conv2d/tile128", "VEC=4", [2, 2, 10, 10, 16], 0.92, 1),
+    floor("conv2d/tile64", "VEC=4", [4, 4, 16, 16, 16], 0.82, 1),
+    Floor { without: MORE, ..floor("conv2d/tile64", "VEC=4", [0; 5], 0.84, 1) },
+    floor("conv2d/tile128x16", "VEC=4", [3, 3, 14, 14, 14], 0.74, 1),
+    Floor { without: MORE, ..floor("conv2d/tile128x16", "VEC=4", [0; 5], 0.75, 1) },
     // Head widths of 128, FLUX's, and of 256 and 512: scores and weighted values.
     floor("attention/tile64", "D4=32", [2, 2, 8, 8, 8], 0.77, 2),
     floor("attention/wide64", "", [0; 5], 0.74, 2),

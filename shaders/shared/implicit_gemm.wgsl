@@ -1,17 +1,18 @@
 // Convolution as a matrix product without an im2col buffer: for every output pixel m and column c
 //     sum over ky and j of patch(m)[ky, j] * weight[c, ky, j],   j = (kx, channel) flattened,
-// handed four columns at a time to `store(m, c, sum)`, which the importing file defines.
+// handed four columns at a time, with their `bias_of(c)`, to `store(m, c, sum)`. The importing file defines both.
 //
 // In NHWC the (kx, channel) elements of a patch row are consecutive in memory, as they are in the weight. So the loops
 // are ky outside and j inside, nothing is divided, and a tap is outside the image exactly if its row or its j is.
 //
 // Three ways, by define:
-// TILE      a workgroup stages BM pixels x BK and BN columns x BK (implicit_gemm_tile.wgsl)
+// TILE      a workgroup stages pixels and columns in its memory (implicit_gemm_tile.wgsl)
 // SUBGROUP  one subgroup a workgroup, no memory shared: each lane loads ROWS pixels and COLS columns of its own, and
 //           gets the others' pixels by broadcast; SUBGROUP * ROWS pixels x COLS columns in registers a lane
 // neither   ROWS pixels x COLS columns an invocation
 // Conditions join by `&`: naga turns `&&` into branches, and on 64 nested ones SwiftShader's compiler does not return.
-// VEC 4: j runs in vec4 (channels % 4 == 0); HALF: f16 weights; VEC_OUT: columns % 4 == 0.
+// VEC 4: j runs in vec4 (channels % 4 == 0); HALF: f16 weights; VEC_OUT: columns % 4 == 0; EXTRA: the residual or skip has
+// as many pixels as the result (1), or repeats over it (2).
 struct Params {
     base: vec4<u32>,
     pixels: u32,      // outputs: n * out_height * out_width
@@ -47,14 +48,20 @@ struct Params {
 struct Patch { start: i32, left: i32, top: i32 }
 
 fn patch_of(m: u32) -> Patch {
+#if TILE
+    let stride = #{STRIDE}u;
+    let padding = #{PAD};
+#else
+    let stride = p.stride;
+    let padding = i32(p.padding);
+#endif
     if m >= p.pixels {
         return Patch(0, 0, 0x40000000);
     }
-    let area = p.out_height * p.out_width;
-    let image = m / area;
-    let oy = (m % area) / p.out_width;
-    let top = i32(oy * p.stride) - i32(p.padding);
-    let left = (i32((m % p.out_width) * p.stride) - i32(p.padding)) * i32(p.channels);
+    let line = m / p.out_width;
+    let image = line / p.out_height;
+    let top = i32((line - image * p.out_height) * stride) - padding;
+    let left = (i32((m - line * p.out_width) * stride) - padding) * i32(p.channels);
     return Patch((i32(image * p.height) + top) * i32(p.row) + left, left, top);
 }
 
@@ -180,7 +187,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let m = first_pixel + i / #{COLS / 4}u;
         let c = column + i % #{COLS / 4}u * 4u;
         if (m < p.pixels) & (c < p.columns) {
-            store(m, c, sums[i]);
+            store(m, c, sums[i] + bias_of(c));
         }
     }
 }

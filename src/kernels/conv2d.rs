@@ -25,19 +25,19 @@ pub(super) const VARIANTS: &[Variant] = &[
     Variant {
         name: "tile64",
         class: Class::Gpu,
-        defines: &[("TILE", 1), ("BM", 64), ("BN", 64), ("BK", 16), ("TM", 8), ("TN", 4)],
+        defines: &[("TILE", 1), ("TILE_M", 64), ("TILE_N", 64), ("STEP", 16), ("TM", 8), ("TN", 4)],
         subgroup: None,
     },
     Variant {
         name: "tile128",
         class: Class::Gpu,
-        defines: &[("TILE", 1), ("BM", 128), ("BN", 128), ("BK", 16), ("TM", 8), ("TN", 8)],
+        defines: &[("TILE", 1), ("TILE_M", 128), ("TILE_N", 128), ("STEP", 16), ("TM", 8), ("TN", 8)],
         subgroup: None,
     },
     Variant {
         name: "tile128x16",
         class: Class::Gpu,
-        defines: &[("TILE", 1), ("BM", 128), ("BN", 16), ("BK", 8), ("TM", 8), ("TN", 4)],
+        defines: &[("TILE", 1), ("TILE_M", 128), ("TILE_N", 16), ("STEP", 8), ("TM", 8), ("TN", 4)],
         subgroup: None,
     },
     Variant {
@@ -148,7 +148,7 @@ pub(super) fn implicit_gemm(
     let get = |n| variant.get(n);
     let has = |name| variant.defines.iter().any(|(n, _)| *n == name);
     let (pixels, columns) = if has("TILE") {
-        (get("BM"), get("BN"))
+        (get("TILE_M"), get("TILE_N"))
     } else if has("SUBGROUP") {
         (get("SUBGROUP") * get("ROWS"), get("SUBGROUP") * get("COLS"))
     } else {
@@ -157,20 +157,25 @@ pub(super) fn implicit_gemm(
     let grid = [params.pixels.div_ceil(pixels), params.columns.div_ceil(columns), 1];
     let vec = if params.channels.is_multiple_of(4) { 4 } else { 1 };
     let result = g.temp(y, DType::F32);
-    let has_extra = i64::from(o.extra.is_some());
+    let repeats = params.extra as usize != y[..3].iter().product::<usize>();
+    let mut defines = vec![
+        ("VEC", vec),
+        ("VEC_OUT", cout.is_multiple_of(4).into()),
+        ("HALF", half.into()),
+        ("EXTRA", o.extra.map_or(0, |_| if repeats { 2 } else { 1 })),
+        activation.define(),
+    ];
+    if has("TILE") {
+        // The shape of the kernel is text. Software adapters compile slowly and gain nothing by it.
+        let kernel = [("TAPS", params.taps), ("KW", params.span / params.channels), ("STRIDE", params.stride)];
+        defines.extend(kernel.map(|(name, n)| (name, i64::from(n))));
+        defines.push(("PAD", params.padding.into()));
+        defines.push(("TAIL", (vec == 4 && !params.span.is_multiple_of(get("STEP"))).into()));
+    }
     g.dispatch(Dispatch {
         kernel,
         variant,
-        defines: vec![
-            ("VEC", vec),
-            // Single loads are guarded anyway: no further texts for them.
-            ("PAD", (has("TILE") && (params.padding > 0 || vec == 1)).into()),
-            ("TAIL", (has("TILE") && vec == 4 && !params.span.is_multiple_of(get("BK"))).into()),
-            ("VEC_OUT", cout.is_multiple_of(4).into()),
-            ("HALF", half.into()),
-            ("EXTRA", has_extra),
-            activation.define(),
-        ],
+        defines,
         params: bytes_of(&params).to_vec(),
         reads: [Some(o.x), Some(o.weight), Some(o.bias), o.extra].into_iter().flatten().collect(),
         writes: vec![result],
