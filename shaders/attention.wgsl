@@ -47,11 +47,20 @@ struct Params {
     query_grid: vec2<u32>,
 }
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> v: array<vec4<f32>>;
+#if INT64
+#import wide
+alias Four = vec2<u64>;
+#else
+alias Four = vec4<f32>;
+fn floats(v: vec4<f32>) -> vec4<f32> {
+    return v;
+}
+#endif
+@group(0) @binding(1) var<storage, read> q: array<Four>;
+@group(0) @binding(2) var<storage, read> k: array<Four>;
+@group(0) @binding(3) var<storage, read> v: array<Four>;
 #if PAD
-@group(0) @binding(4) var<storage, read> pad: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> pad: array<Four>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
 #else
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
@@ -157,19 +166,19 @@ fn row_of_key(at: Place, token: u32, o: vec4<u32>) -> u32 {
 fn load_k(at: Place, row: u32, i: u32) -> vec4<f32> {
 #if PAD && TILE
     if row == NOWHERE {
-        return pad[p.k.x + at.head * p.k.w + i];
+        return floats(pad[p.k.x + at.head * p.k.w + i]);
     }
 #endif
-    return k[row + i];
+    return floats(k[row + i]);
 }
 
 fn load_v(at: Place, row: u32, i: u32) -> vec4<f32> {
 #if PAD && TILE
     if row == NOWHERE {
-        return pad[p.v.x + at.head * p.v.w + i];
+        return floats(pad[p.v.x + at.head * p.v.w + i]);
     }
 #endif
-    return v[row + i];
+    return floats(v[row + i]);
 }
 
 // exp2 of a difference from a maximum. Below 2^-100 nothing is left of a weight. Not further: 2^-126 times a value is

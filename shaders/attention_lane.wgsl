@@ -45,10 +45,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         l_#{b} = f32(padded);
 #endfor
         for (var i = 0u; i < p.width; i++) {
-            let pad_k = pad[p.k.x + at.head * p.k.w + i];
-            let pad_v = pad[p.v.x + at.head * p.v.w + i] * f32(padded);
+            let pad_k = floats(pad[p.k.x + at.head * p.k.w + i]);
+            let pad_v = floats(pad[p.v.x + at.head * p.v.w + i]) * f32(padded);
 #for b in 0..BLOCKS
-            m_#{b} += dot(q[from_#{b} + i], pad_k);
+            m_#{b} += dot(floats(q[from_#{b} + i]), pad_k);
             if token_#{b} != NOWHERE {
                 y[row_#{b} + i] = pad_v;
             }
@@ -77,7 +77,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
         for (var i = 0u; i < p.width; i++) {
 #for b in 0..BLOCKS
-            let q_#{b} = q[from_#{b} + i];
+            let q_#{b} = floats(q[from_#{b} + i]);
 #endfor
 #for c in 0..KEYS
             let k_#{c} = load_k(at, kr_#{c}, i);

@@ -69,7 +69,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #if LEAN
             let qr_#{n} = query_row(at, query_token(at, block + qe_#{n} / #{CH}u));
 #endif
-            let q_#{n} = q[qr_#{n} + min(c0 + qe_#{n} % #{CH}u, #{D4 - 1}u)];
+            let q_#{n} = floats(q[qr_#{n} + min(c0 + qe_#{n} % #{CH}u, #{D4 - 1}u)]);
 #endfor
 #for n in 0..KN
             let ki_#{n} = c0 + ke_#{n} % #{CH}u;

@@ -47,6 +47,8 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 #if METHOD == 3
 @group(0) @binding(1) var<storage, read> x: array<u32>;
+#elif VEC_K && INT64
+@group(0) @binding(1) var<storage, read> x: array<vec2<u64>>;
 #elif VEC_K
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 #else
@@ -55,15 +57,22 @@ struct Params {
 #if W >= 2
 @group(0) @binding(2) var<storage, read> w: array<u32>;
 #elif W == 1
-#if VEC_K
+#if VEC_K && INT64
+@group(0) @binding(2) var<storage, read> w: array<u64>;
+#elif VEC_K
 @group(0) @binding(2) var<storage, read> w: array<vec2<u32>>;
 #else
 @group(0) @binding(2) var<storage, read> w: array<u32>;
 #endif
+#elif VEC_K && INT64
+@group(0) @binding(2) var<storage, read> w: array<vec2<u64>>;
 #elif VEC_K
 @group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
 #else
 @group(0) @binding(2) var<storage, read> w: array<f32>;
+#endif
+#if INT64
+#import wide
 #endif
 #define FIRST 3
 #import epilogue
@@ -79,7 +88,11 @@ fn load_x(row: u32, k: u32) -> vec4<f32> {
         return vec4<f32>();
     }
 #endif
+#if INT64
+    return floats(x[(row + k) >> 2u]);
+#else
     return x[(row + k) >> 2u];
+#endif
 #else
     // The index stays inside the row; what it should not have read counts as zero.
     let last = p.k - 1u;

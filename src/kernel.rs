@@ -58,6 +58,8 @@ pub enum Feature {
     F16,
     /// A packed 4 x 8-bit dot product that is known to be fast. Every adapter can emulate it.
     Dot4,
+    /// 64-bit integers in shaders.
+    Int64,
     /// Cooperative matrices of 8 x 8.
     Coop8,
     /// Cooperative matrices of 16 x 16, f16 with f32 sums.
@@ -65,9 +67,10 @@ pub enum Feature {
 }
 
 /// The define that makes a shader use a feature: a variant that sets it needs the feature.
-const NEEDS: [(Feature, (&str, i64)); 4] = [
+const NEEDS: [(Feature, (&str, i64)); 5] = [
     (Feature::F16, ("F16", 1)),
     (Feature::Dot4, ("DOT4", 1)),
+    (Feature::Int64, ("INT64", 1)),
     (Feature::Coop8, ("COOP", 8)),
     (Feature::Coop16, ("COOP", 16)),
 ];
@@ -185,7 +188,7 @@ impl Variant {
         self.needs().fold(0.0, |worst: f64, feature| match feature {
             Feature::F16 | Feature::Coop16 => worst.max(1e-6),
             Feature::Dot4 => worst.max(5e-4),
-            Feature::Coop8 => worst,
+            Feature::Coop8 | Feature::Int64 => worst,
         })
     }
 }

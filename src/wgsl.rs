@@ -30,6 +30,7 @@ const SHARED: &[(&str, &str)] = &[
     ("tile_lane", include_str!("../shaders/shared/tile_lane.wgsl")),
     ("tile_step", include_str!("../shaders/shared/tile_step.wgsl")),
     ("weights", include_str!("../shaders/shared/weights.wgsl")),
+    ("wide", include_str!("../shaders/shared/wide.wgsl")),
 ];
 
 /// Expands `source` with the host's `defines`. `name` is for messages.

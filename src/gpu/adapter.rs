@@ -78,8 +78,10 @@ pub struct AdapterInfo {
 }
 
 /// Features worth having; none is needed.
-const WANTED: wgpu::Features =
-    wgpu::Features::SUBGROUP.union(wgpu::Features::SHADER_F16).union(wgpu::Features::TIMESTAMP_QUERY);
+const WANTED: wgpu::Features = wgpu::Features::SUBGROUP
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::TIMESTAMP_QUERY)
+    .union(wgpu::Features::SHADER_INT64);
 
 /// The adapters of this machine, best first.
 pub async fn adapters(backend: Option<&str>) -> Result<Vec<AdapterInfo>> {

@@ -7,7 +7,8 @@ use crate::kernel::Feature;
 pub(super) fn of(features: wgpu::Features, info: &AdapterInfo) -> Vec<Feature> {
     let f16 = features.contains(wgpu::Features::SHADER_F16).then_some(Feature::F16);
     let dot4 = fast_dot4(info).then_some(Feature::Dot4);
-    f16.into_iter().chain(dot4).collect()
+    let int64 = features.contains(wgpu::Features::SHADER_INT64).then_some(Feature::Int64);
+    f16.into_iter().chain(dot4).chain(int64).collect()
 }
 
 /// The cooperative matrices that the shaders can use: 16 x 16 of f16 with f32 sums on Vulkan, 8 x 8 of f32 on Metal,

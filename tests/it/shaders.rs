@@ -45,7 +45,8 @@ fn texts_validate_for_every_backend() {
             valid::Capabilities::SUBGROUP
                 | valid::Capabilities::SHADER_FLOAT16
                 | valid::Capabilities::COOPERATIVE_MATRIX
-                | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32,
+                | valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32
+                | valid::Capabilities::SHADER_INT64,
         )
         .subgroup_stages(valid::ShaderStages::COMPUTE)
         .subgroup_operations(valid::SubgroupOperationSet::all())
@@ -114,8 +115,9 @@ fn texts_validate_with_tint_where_it_is_installed() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // No browser has cooperative matrices through wgpu.
-    for (i, (name, (text, _))) in emitted().iter().filter(|(_, (text, _))| !text.contains("coop_mat")).enumerate() {
+    // No browser has cooperative matrices through wgpu, nor 64-bit integers.
+    let for_browsers = |text: &str| !["coop_mat", "u64"].iter().any(|word| text.contains(word));
+    for (i, (name, (text, _))) in emitted().iter().filter(|(_, (text, _))| for_browsers(text)).enumerate() {
         let path = folder.path().join(format!("{i}.wgsl"));
         // A browser wants the extension named; naga rejects its name.
         let enable = if text.contains("subgroup") { "enable subgroups;\n" } else { "" };

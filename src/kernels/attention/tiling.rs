@@ -25,7 +25,7 @@ macro_rules! tile {
 
 /// `BLOCKS` queries an invocation, `KEYS` keys a lane at a time; chosen for up to `MOST` keys, 0 for any number.
 macro_rules! lane {
-    ($name:literal, $subgroup:expr, $size:literal = $lanes:literal, $blocks:literal x $keys:literal, $small:literal, $most:literal) => {
+    ($name:literal, $subgroup:expr, $size:literal = $lanes:literal, $blocks:literal x $keys:literal, $small:literal, $most:literal, $int64:literal) => {
         Variant {
             name: $name,
             class: Class::Software,
@@ -36,6 +36,7 @@ macro_rules! lane {
                 ("KEYS", $keys),
                 ("SMALL", $small),
                 ("MOST", $most),
+                ("INT64", $int64),
             ],
             subgroup: $subgroup,
         }
@@ -52,13 +53,13 @@ pub(super) const VARIANTS: &[Variant] = &[
     tile!("wide32", 16 x 16, 2 x 4, 33 to 128, 0),
     tile!("wide16", 8 x 16, 2 x 2, 33 to 128, 1),
     // The decoder's image to its few tokens; windows of 4 x 4.
-    lane!("few8x4", Some(8), "LANES" = 8, 4 x 1, 0, 8),
-    lane!("few16x2", Some(8), "LANES" = 8, 2 x 2, 0, 16),
-    lane!("few16", Some(8), "LANES" = 8, 1 x 2, 1, 16),
-    lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0, 0),
-    lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1, 0),
-    lane!("subgroup4", Some(4), "LANES" = 4, 4 x 4, 1, 0),
-    lane!("lane", None, "GROUP" = 8, 4 x 4, 1, 0),
+    lane!("few8x4", Some(8), "LANES" = 8, 4 x 1, 0, 8, 0),
+    lane!("few16x2", Some(8), "LANES" = 8, 2 x 2, 0, 16, 0),
+    lane!("few16", Some(8), "LANES" = 8, 1 x 2, 1, 16, 0),
+    lane!("subgroup8x4", Some(8), "LANES" = 8, 4 x 4, 0, 0, 1),
+    lane!("subgroup8", Some(8), "LANES" = 8, 1 x 4, 1, 0, 1),
+    lane!("subgroup4", Some(4), "LANES" = 4, 4 x 4, 1, 0, 0),
+    lane!("lane", None, "GROUP" = 8, 4 x 4, 1, 0, 0),
 ];
 
 /// How a variant works on heads of `width` vec4s.

@@ -4,7 +4,7 @@ use super::{
     Precision,
     variants::{VARIANTS, suits, sums, tile},
 };
-use crate::kernels::prelude::*;
+use crate::{kernel::Feature, kernels::prelude::*};
 
 /// What the choice looks at.
 #[derive(Debug, Clone, Copy)]
@@ -29,11 +29,12 @@ pub(super) fn choose(target: &Target, p: &Product) -> Result<&'static Variant> {
     if let Some(v) = kernel.asked(target, |v| suits(v, target, p))? {
         return Ok(v);
     }
+    let wide = target.features.contains(&Feature::Int64);
     let best = match (target.class(), target.subgroup) {
         (Class::Gpu, _) => best_on_gpu(target, p),
         // Each row of 8 loads w again, which costs as much as all the sums of 32 rows.
-        (Class::Software, Some(8)) if p.m <= 16 || !p.vec => "subgroup8_few",
-        (Class::Software, Some(8)) => "subgroup8",
+        (Class::Software, Some(8)) if wide && (p.m <= 16 || !p.vec) => "subgroup8_few",
+        (Class::Software, Some(8)) if wide => "subgroup8",
         (Class::Software, Some(4)) => "subgroup4",
         (Class::Software, _) => "lane",
     };
@@ -90,7 +91,7 @@ pub(super) fn splits(v: &Variant, target: &Target, p: &Product) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Family, Feature};
+    use crate::kernel::Family;
 
     const BIG: Product =
         Product { batch: 1, m: 4096, n: 3072, k: 3072, w: DType::F16, precision: Precision::Full, vec: true };
