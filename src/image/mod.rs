@@ -8,6 +8,7 @@ pub mod components;
 mod decode;
 pub mod draw;
 pub mod mask;
+pub mod metadata;
 pub mod nms;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod output;
