@@ -1,5 +1,6 @@
 //! The models, each in the words of its paper and its reference implementation.
 
+pub mod flux;
 pub mod sam2;
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -1,0 +1,3 @@
+//! FLUX.1 and FLUX.2 (Black Forest Labs, <https://github.com/black-forest-labs/flux2>): text to picture by flow matching.
+
+pub mod sampling;
