@@ -108,6 +108,17 @@ fn every_layer_of_a_checkpoint_is_found_in_either_layout_and_every_form() {
 }
 
 #[test]
+fn xlabs_form_is_what_diffusers_takes_it_for() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sampling/lora_xlabs.safetensors");
+    let file = Weights::open(path.as_ref()).unwrap();
+    let modules = Matrices::open("flux1", "bfl").modules();
+    let [xlabs, diffusers] = ["xlabs", "diffusers"].map(|form| Lora::resolve(&file.at(form), &modules).unwrap());
+    assert_eq!((xlabs.adapters.len(), diffusers.adapters.len()), (12, 2 * (3 + 3 + 1 + 1) + 2 * (3 + 1)));
+    assert!(xlabs.unmatched.is_empty() && diffusers.unmatched.is_empty());
+    assert_eq!(deltas(&xlabs, &modules), deltas(&diffusers, &modules));
+}
+
+#[test]
 fn no_two_layers_share_a_name() {
     for family in ["flux1", "flux2"] {
         let theirs = Matrices::open(family, "diffusers");
@@ -210,6 +221,8 @@ fn another_models_lora_is_refused() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     /// Any part of a checkpoint, of any rank and alpha and in any form, among keys of other things: what is found together
     /// is the sum of what each is alone, and no key is lost.
     #[test]

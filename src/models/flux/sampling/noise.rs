@@ -93,7 +93,7 @@ pub enum Profile {
     Bfl,
 }
 
-/// The number of threads of the GPU that Black Forest Labs' examples ran on.
+/// Threads of the GPU that is assumed where noise depends on it.
 const H100: usize = 132 * 2048;
 
 impl Profile {

@@ -1,6 +1,6 @@
 //! Which noise levels a run passes through.
 
-use crate::error::{Result, ensure};
+use crate::error::{Result, bail, ensure};
 
 /// How a model's noise levels are spread over the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +25,25 @@ pub enum Shift {
 }
 
 impl Shift {
+    /// Every schedule.
+    pub const ALL: [Self; 2] = [Self::Bfl, Self::Comfy];
+
     /// The name on the command line and in metadata.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bfl => "bfl",
             Self::Comfy => "comfy",
+        }
+    }
+
+    /// The schedule of this name.
+    ///
+    /// # Errors
+    /// `Argument` for any other name, with those that there are.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match Self::ALL.into_iter().find(|s| s.name() == name) {
+            Some(shift) => Ok(shift),
+            None => bail!(Argument, "no schedule '{name}': use {}", Self::ALL.map(Self::name).join(" or ")),
         }
     }
 }
@@ -249,6 +263,8 @@ mod tests {
         for strength in [-0.1, 1.1, f64::NAN] {
             assert!(schedule.at_strength(strength).is_err());
         }
+        assert!(Shift::ALL.iter().all(|s| Shift::from_name(s.name()).unwrap() == *s));
+        assert_eq!(Shift::from_name("karras").unwrap_err().to_string(), "no schedule 'karras': use bfl or comfy");
         assert_eq!(
             schedule.at_strength(0.0).unwrap_err().to_string(),
             "a strength of 0 leaves none of 4 steps: raise one of the two"
