@@ -2,10 +2,15 @@
 
 use crate::Result;
 use impasto::{
+    bench::works,
     gpu::Gpu,
-    graph::Graph,
-    models::sam2::{Options, Predictor, config, tensors},
-    weights::Weights,
+    graph::{Call, Graph, Value},
+    kernels::{
+        attention::Attention,
+        conv2d::Conv2d,
+        matmul::{Batched, Epilogue},
+    },
+    models::sam2::{config::TINY, recordings},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, path::Path};
@@ -103,108 +108,108 @@ pub(crate) fn from_file(path: &Path) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// What is timed unless a file says otherwise: a square product, SAM 2.1 tiny's convolution and ten heaviest products
-/// as the encoder's graph for this device has them, and attention and convolutions of SAM 2 and FLUX.
+/// What is timed unless a file says otherwise: a square product, SAM 2.1 tiny's [`heaviest`] operations, and some of
+/// FLUX.
 ///
 /// # Errors
 /// What recording the model reports.
 pub(crate) fn standard(gpu: &Gpu) -> Result<Vec<Case>> {
     let mut cases = vec![Case::new("square", Op::Matmul { m: 1024, n: 1024, k: 1024 })];
-    cases.extend(sam2_tiny(gpu)?);
-    let attention = |from, batch, heads, queries, keys, width| {
-        Case::new(from, Op::Attention { batch, heads, queries, keys, width })
-    };
-    let conv3x3 = |from, side, channels| {
-        let (height, width, cin, cout) = (side, side, channels, channels);
-        Case::new(from, Op::Conv2d { height, width, cin, cout, kernel: 3, stride: 1, padding: 1 })
-    };
+    cases.extend(heaviest("sam2-tiny", &pollster::block_on(recordings(gpu, &TINY))?)?);
+    // Until a recording gives them, for a picture of 512 x 512 pixels: 512 text and 1024 image tokens, and the VAE at the
+    // resolution of the latents.
+    let vae = Op::Conv2d { height: 64, width: 64, cin: 512, cout: 512, kernel: 3, stride: 1, padding: 1 };
     cases.extend([
-        // Tiny's third stage at 1024 pixels: 64 x 64 tokens in 25 windows of 14 x 14 (padded), then all with all.
-        attention("sam2-tiny windows", 25, 4, 196, 196, 96),
-        attention("sam2-tiny global", 1, 4, 4096, 4096, 96),
-        // The mask decoder: eight tokens look at the image.
-        attention("sam2 decoder", 1, 8, 8, 4096, 16),
-        // 512 text and 1024 image tokens (512 x 512 pixels); FLUX has 24 heads, here are 4 for the sake of CPUs.
-        attention("flux, 4 heads", 1, 4, 1536, 1536, 128),
-        // The VAE decoder's resolutions for 256 x 256 pixels.
-        conv3x3("flux vae", 32, 512),
-        conv3x3("flux vae", 64, 256),
-        conv3x3("flux vae", 128, 128),
+        Case::new("flux", Op::Matmul { m: 1536, n: 3072, k: 3072 }),
+        Case::new("flux", Op::Attention { batch: 1, heads: 24, queries: 1536, keys: 1536, width: 128 }),
+        Case::new("flux vae", vae),
     ]);
     Ok(cases)
 }
 
-/// The convolutions and the ten products with the most work of SAM 2.1 tiny's image encoder.
-///
-/// The recording needs a checkpoint's names and shapes but not its values: zeros do.
-fn sam2_tiny(gpu: &Gpu) -> Result<Vec<Case>> {
-    let weights = Weights::from_bytes(zeros(&tensors::image_tensors(&config::TINY))?)?;
-    let predictor = Predictor::new(gpu, config::TINY, &weights, Options::default());
-    let mut predictor = pollster::block_on(predictor)?;
-    let (bound, _) = predictor.encoder()?;
-    // How often each is in the graph: what is repeated weighs more.
+/// Of some recordings: the ten products with the most work, and all attention and convolutions that are 1/2000 of all
+/// work or more, because small ones can be 1/100 of the time.
+fn heaviest(model: &str, graphs: &[(&str, Graph)]) -> Result<Vec<Case>> {
+    // How often each is in the graphs: what is repeated weighs more.
     let mut counts: BTreeMap<Op, u64> = BTreeMap::new();
-    for op in operations(bound.graph())? {
-        *counts.entry(op).or_default() += 1;
+    for work in graphs.iter().flat_map(|(_, g)| works(g)) {
+        if let Some(op) = operation(&work.call)? {
+            op.check()?;
+            *counts.entry(op).or_default() += work.count as u64;
+        }
     }
+    let all: u64 = graphs.iter().flat_map(|(_, g)| g.dispatches()).map(|d| d.flops).sum();
     let mut sorted: Vec<(Op, u64)> = counts.into_iter().collect();
     sorted.sort_by_key(|(op, count)| std::cmp::Reverse(op.flops() * count));
-    let (products, convolutions): (Vec<_>, Vec<_>) =
-        sorted.into_iter().partition(|(op, _)| matches!(op, Op::Matmul { .. }));
-    let chosen = products.into_iter().take(10).chain(convolutions);
-    Ok(chosen.map(|(op, count)| Case::new(&format!("sam2-tiny, {count}x"), op)).collect())
+    let (products, others): (Vec<_>, Vec<_>) = sorted.into_iter().partition(|(op, _)| matches!(op, Op::Matmul { .. }));
+    let others = others.into_iter().filter(|(op, count)| op.flops() * count * 2000 >= all);
+    let chosen = products.into_iter().take(10).chain(others);
+    Ok(chosen.map(|(op, count)| Case::new(&format!("{model}, {count}x"), op)).collect())
 }
 
-/// The products and convolutions of a recording.
-fn operations(g: &Graph) -> Result<Vec<Op>> {
-    let mut found = Vec::new();
-    for d in g.dispatches() {
-        let op = match d.kernel.name {
-            "matmul" => {
-                let (n, k) = g.shape(d.reads[1]).rows_cols();
-                let m = g.shape(d.reads[0]).count() / k;
-                Op::Matmul { m, n, k }
-            }
-            "conv2d" => {
-                let [_, height, width, cin] = g.shape(d.reads[0]).axes("conv2d: x")?;
-                let [cout, kernel, _, _] = g.shape(d.reads[1]).axes("conv2d: weight")?;
-                let [_, oh, _, _] = g.shape(d.writes[0]).axes("conv2d: y")?;
-                // The graph keeps stride and padding as the shader's parameters; these two follow from the sizes of
-                // every convolution whose padding is half its kernel, and the FLOP below tell if one's is not.
-                let (padding, stride) = (kernel / 2, height.div_ceil(oh));
-                Op::Conv2d { height, width, cin, cout, kernel, stride, padding }
-            }
-            _ => continue,
-        };
-        op.check()?;
-        if op.flops() != d.flops {
-            return Err(format!("{}: {op} has {} FLOP, the graph says {}", d.scope, op.flops(), d.flops).into());
+/// The plain operation behind a recorded call; `None` for another kernel, and for a batch of products.
+fn operation(call: &Call) -> Result<Option<Op>> {
+    Ok(match call.kernel.as_str() {
+        "matmul" => {
+            let (_, _, b, _): (Value, Value, Batched, Epilogue) = call.args()?;
+            (b.batch == 1).then_some(Op::Matmul { m: b.m, n: b.n, k: b.k })
         }
-        found.push(op);
-    }
-    Ok(found)
-}
-
-/// A safetensors file of zeros in f32.
-fn zeros(list: &[tensors::Tensor]) -> Result<Vec<u8>> {
-    let mut header = serde_json::Map::new();
-    let mut end = 0;
-    for (name, shape) in list {
-        let start = end;
-        end += 4 * shape.iter().product::<usize>();
-        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
-        header.insert(name.clone(), entry);
-    }
-    let header = serde_json::to_vec(&header)?;
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(&header);
-    file.resize(file.len() + end, 0);
-    Ok(file)
+        "attention" => {
+            let (a,): (Attention,) = call.args()?;
+            // Windows as other libraries have them: cut before, and so more of a batch.
+            let (windows, queries, keys) = a.windows.map_or((1, a.queries, a.keys), |w| {
+                let [across, down] = w.grid.map(|side| side.div_ceil(w.size));
+                (across * down, (w.size / w.pool).pow(2), w.size * w.size)
+            });
+            Some(Op::Attention { batch: a.batch * windows, heads: a.heads, queries, keys, width: a.head_dim })
+        }
+        "conv2d" => {
+            let (_, _, _, c): (Value, Value, Value, Conv2d) = call.args()?;
+            let [x, weight] = [0, 1].map(|i| call.inputs[i].shape.as_slice());
+            let (&[1, height, width, cin], &[cout, kernel, across, _]) = (x, weight) else { return Ok(None) };
+            let Conv2d { stride, padding, .. } = c;
+            (kernel == across).then_some(Op::Conv2d { height, width, cin, cout, kernel, stride, padding })
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use impasto::{
+        kernels::{
+            attention::{Operand, Windows, attention},
+            conv2d::conv2d,
+            matmul::matmul,
+        },
+        shape::DType,
+    };
+
+    #[test]
+    fn a_recording_as_plain_operations() {
+        let mut g = Graph::default();
+        let mut input = |shape: &[usize]| g.input("", shape, DType::F32);
+        let (x, w) = (input(&[2, 3, 64]), input(&[32, 64]));
+        let (image, weight, bias) = (input(&[1, 8, 10, 4]), input(&[16, 3, 3, 4]), input(&[16]));
+        let [q, kv, pad] = [12, 48, 1].map(|rows| input(&[rows, 16]));
+        for _ in 0..2 {
+            matmul(&mut g, x, w, Epilogue::default()).unwrap();
+        }
+        conv2d(&mut g, image, weight, bias, Conv2d { stride: 2, padding: 1, ..Conv2d::default() }).unwrap();
+        let operand = |value| Operand { value, offset: 0, batch: 0, row: 16, head: 8 };
+        let (q, k, v) = (operand(q), operand(kv), operand(kv));
+        let windows = Some(Windows { grid: [6, 8], size: 4, pool: 2, pad });
+        let (heads, head_dim, queries, keys) = (2, 8, 12, 48);
+        attention(&mut g, Attention { batch: 1, heads, head_dim, queries, keys, scale: 1.0, q, k, v, windows })
+            .unwrap();
+
+        let cases = heaviest("model", &[("graph", g)]).unwrap();
+        let names: Vec<_> = cases.iter().map(Case::to_string).collect();
+        let expected =
+            ["matmul 6x32x64 [model, 2x]", "conv 3x3/2 8x10 4->16 [model, 1x]", "attention 4x2 4q 16k d8 [model, 1x]"];
+        assert_eq!(names, expected);
+    }
 
     #[test]
     fn a_file_holds_what_the_readme_shows() {
