@@ -117,6 +117,21 @@ pub enum DType {
     /// and f16 `d` and `e` for each block. All quants as in `Q4`; then `s | t << 8` for each part, two to a `u32`;
     /// then `d | e << 16` for each block. The values are those of ggml's Q4_K.
     Q4K,
+    /// Blocks of 32 of 5-bit quants `q`, of value `d q + m`: the low 4 bits of all quants as in `Q4`; then their
+    /// fifth bits, 32 to a `u32`; then `d | m << 16` for each block, both f16. The values are those of ggml's Q5_1,
+    /// and of Q5_0 and Q4_1, which are its cases `m = -16 d` and `q < 16`.
+    ///
+    /// Byte `b` of a word of fifth bits has elements `b`, `b + 4`, ... `b + 28` from its low end up: one shift and one
+    /// mask make four bytes of four neighbours here too.
+    Q5,
+    /// As `Q4K` with 5-bit quants: the low 4 bits of all, their fifth bits as in `Q5`, then the scales as in `Q4K`.
+    /// The values are those of ggml's Q5_K.
+    Q5K,
+    /// Blocks of 256 in sixteen parts of 16: 6-bit quants of value `d s (q - 32)`, with a signed 8-bit `s` for each
+    /// part and an f16 `d` for each block. The low 4 bits of all quants as in `Q4`; then their upper 2 bits, 16 to a
+    /// `u32`, in the order of `Q5`'s fifth bits; then `s`, four to a `u32`; then `d`, two to a `u32`. The values are
+    /// those of ggml's Q6_K.
+    Q6K,
     /// 32-bit unsigned integer.
     U32,
 }
@@ -130,6 +145,9 @@ impl DType {
             DType::Q8 => count.div_ceil(4) * 4 + count.div_ceil(32).div_ceil(2) * 4,
             DType::Q4 => count.div_ceil(8) * 4 + count.div_ceil(32).div_ceil(2) * 4,
             DType::Q4K => count.div_ceil(256) * (256 / 8 + 256 / 64 + 1) * 4,
+            DType::Q5 => count.div_ceil(32) * (32 / 8 + 1 + 1) * 4,
+            DType::Q5K => count.div_ceil(256) * (256 / 8 + 256 / 32 + 256 / 64 + 1) * 4,
+            DType::Q6K => count.div_ceil(256) * (256 / 8 + 256 / 16 + 16 / 4) * 4 + count.div_ceil(256).div_ceil(2) * 4,
         }
     }
 
@@ -137,8 +155,8 @@ impl DType {
     pub const fn block(self) -> usize {
         match self {
             DType::F32 | DType::F16 | DType::U32 => 1,
-            DType::Q8 | DType::Q4 => 32,
-            DType::Q4K => 256,
+            DType::Q8 | DType::Q4 | DType::Q5 => 32,
+            DType::Q4K | DType::Q5K | DType::Q6K => 256,
         }
     }
 }

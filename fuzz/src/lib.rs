@@ -8,7 +8,7 @@
 
 #[path = "../../src/error.rs"]
 pub mod error;
-#[path = "../../src/quant.rs"]
+#[path = "../../src/quant/mod.rs"]
 pub mod quant;
 #[path = "../../src/shape.rs"]
 pub mod shape;

@@ -35,6 +35,9 @@ impl Input {
             DType::Q8 => (quant::pack_q8, quant::unpack_q8),
             DType::Q4 => (quant::pack_q4, quant::unpack_q4),
             DType::Q4K => (quant::pack_q4k, quant::unpack_q4k),
+            DType::Q5 => (quant::pack_q5, quant::unpack_q5),
+            DType::Q5K => (quant::pack_q5k, quant::unpack_q5k),
+            DType::Q6K => (quant::pack_q6k, quant::unpack_q6k),
             DType::F32 | DType::U32 => return Self::f32(shape, values),
         };
         let words = pack(&values);

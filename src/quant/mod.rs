@@ -1,17 +1,24 @@
-//! Storage formats of weights: f16 pairs, Q8, Q4 and Q4_K blocks, to and from f32, and from the blocks of GGUF
-//! files. The layouts are those of [`DType`].
+//! Storage formats of weights: f16 pairs and quantised blocks, to and from f32, and from the blocks of GGUF files
+//! ([`BlockFormat`]). The layouts are those of [`DType`].
 //!
 //! [`DType`]: crate::shape::DType
 
-mod gguf;
+mod block;
+mod k;
+mod planes;
 mod q4;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
-pub use gguf::{repack_q4, repack_q4k, repack_q8};
-pub use q4::{SUPER_BLOCK, pack_q4, pack_q4k, unpack_q4, unpack_q4k};
+pub use block::BlockFormat;
+pub use k::{SUPER_BLOCK, pack_q4k, pack_q5k, pack_q6k, unpack_q4k, unpack_q5k, unpack_q6k};
+pub use q4::{pack_q4, pack_q5, unpack_q4, unpack_q5};
 
 use half::f16;
 
-/// Elements in a Q8 or Q4 block: those that share a scale.
+/// Elements in a Q8, Q4 or Q5 block: those that share a scale.
 pub const BLOCK: usize = 32;
 
 /// f32 to f16 pairs, low half first; an odd count gets a zero. Values beyond f16 become infinite: check first
@@ -63,27 +70,8 @@ pub fn unpack_q8(words: &[u32], count: usize) -> Vec<f32> {
     (0..count).map(|i| quant(i) * scales[i / BLOCK]).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn f16_pairs() {
-        let values = [1.0, -2.5, 65504.0];
-        assert_eq!(unpack_f16(&pack_f16(&values), 3), values);
-        assert!(fits_f16(&values) && !fits_f16(&[65520.0]));
-    }
-
-    #[test]
-    fn q8_is_within_half_a_step() {
-        let values: Vec<f32> = (0..96).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.3).chain([0.0; 32]).collect();
-        let back = unpack_q8(&pack_q8(&values), values.len());
-        for (block, restored) in values.chunks(BLOCK).zip(back.chunks(BLOCK)) {
-            let step = block.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
-            for (a, b) in block.iter().zip(restored) {
-                // Half a step of rounding, and the rounding of the scale to f16 (2^-11) over 127 steps.
-                assert!((a - b).abs() <= step * (0.5 + 127.0 / 2048.0), "{a} became {b}");
-            }
-        }
-    }
+/// Two 16-bit values to a word, low half first; an odd count gets a zero.
+fn pairs(values: impl IntoIterator<Item = u32>) -> Vec<u32> {
+    let values: Vec<u32> = values.into_iter().collect();
+    values.chunks(2).map(|p| p[0] | p.get(1).map_or(0, |high| high << 16)).collect()
 }
