@@ -74,6 +74,8 @@ const SMALL: usize = 1 << 20;
 enum Edit {
     Set(u16, u8),
     Insert(u16, Vec<u8>),
+    /// Over as many bytes: a length or an offset.
+    Number(u16, u64),
     Remove(u16, u8),
     Cut(u16),
 }
@@ -82,6 +84,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         4 => (any::<u16>(), any::<u8>()).prop_map(|(at, byte)| Edit::Set(at, byte)),
         2 => (any::<u16>(), interesting()).prop_map(|(at, bytes)| Edit::Insert(at, bytes)),
+        2 => (any::<u16>(), 0..64u32, -1..2i64).prop_map(|(at, bit, by)| Edit::Number(at, (1u64 << bit).wrapping_add_signed(by))),
         2 => (any::<u16>(), 1..8u8).prop_map(|(at, n)| Edit::Remove(at, n)),
         1 => any::<u16>().prop_map(Edit::Cut),
     ]
@@ -128,6 +131,10 @@ fn apply(mut bytes: Vec<u8>, edits: &[Edit]) -> Vec<u8> {
             Edit::Insert(at, new) => {
                 let at = place(*at);
                 bytes.splice(at..at, new.iter().copied());
+            }
+            Edit::Number(at, n) => {
+                let at = place(*at);
+                bytes.iter_mut().skip(at).zip(n.to_le_bytes()).for_each(|(byte, new)| *byte = new);
             }
             Edit::Remove(at, n) => {
                 let at = place(*at);
@@ -236,6 +243,14 @@ proptest! {
         read_all(apply(files[index].to_vec(), &edits), SMALL);
     }
 
+    /// Edits all over the file, and of its header only.
+    #[test]
+    fn damaged_gguf(edits in vec(edit(), 1..6), header in any::<bool>()) {
+        let file: &[u8] = include_bytes!("fixtures/gguf/kinds.gguf");
+        let (head, data) = file.split_at(if header { 1056 } else { file.len() });
+        read_all([&apply(head.to_vec(), &edits), data].concat(), SMALL);
+    }
+
     #[test]
     fn damaged_configs(edits in vec(edit(), 1..4)) {
         let json = apply(include_bytes!("fixtures/sam2_mini_image/config.json").to_vec(), &edits);
@@ -282,4 +297,23 @@ fn a_memo_index_allocates_nothing() {
     let bytes = archive(&pickle);
     let (_, held) = peak(|| Weights::from_bytes(bytes));
     assert!(held <= SMALL, "{held} bytes held");
+}
+
+/// The same of GGUF files, whose infos are shorter.
+#[test]
+fn the_most_tensors_that_a_gguf_can_name() {
+    for count in [100_000u64, 100_001] {
+        let mut bytes = [&b"GGUF\x03\0\0\0"[..], &count.to_le_bytes(), &[0; 8]].concat();
+        for i in 0..count {
+            // A name of six digits, no axes, one I8.
+            let info = [&6u64.to_le_bytes()[..], format!("{i:06}").as_bytes(), &[0; 4], &[24, 0, 0, 0]].concat();
+            bytes.extend([&info[..], &(i * 32).to_le_bytes()].concat());
+        }
+        let header = bytes.len().next_multiple_of(32);
+        bytes.resize(header + 32 * count as usize, 0);
+        let size = bytes.len();
+        let (weights, held) = peak(|| Weights::from_bytes(bytes));
+        assert_eq!(weights.is_ok(), count == 100_000);
+        assert!(held <= size + 64 * SMALL, "{held} bytes held to open {size}");
+    }
 }

@@ -3,6 +3,7 @@
 //!     cargo +nightly fuzz run safetensors -- -max_total_time=120
 //!     cargo +nightly fuzz run pickle      -- -max_total_time=120
 //!     cargo +nightly fuzz run archive     -- -max_total_time=120
+//!     cargo +nightly fuzz run gguf        -- -max_total_time=120
 
 #![allow(dead_code, reason = "parts of the crate stand here without their users")]
 

@@ -10,7 +10,7 @@ use impasto::{
     Result,
     models::sam2::{self, Config, Version},
     weights::{
-        Summary, Weights,
+        Meta, Summary, Weights,
         source::{self, MODELS},
     },
 };
@@ -51,7 +51,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   impasto models inspect mini
-  impasto models inspect sam2.1_hiera_tiny.pt --tensors")]
+  impasto models inspect sam2.1_hiera_tiny.pt --tensors
+  impasto models inspect flux1-schnell-Q4_K_S.gguf")]
     Inspect {
         /// A file, a folder, a name, or a Hugging Face id that is in the cache
         model: String,
@@ -144,6 +145,9 @@ fn inspect(name: &str, tensors: bool, json: bool, options: &source::Options) -> 
         summary.tensors.len(),
         types.join(", ")
     ))?;
+    for (key, value) in &summary.metadata {
+        print_line(&format!("{} = {value}", key.escape_debug()))?;
+    }
     if tensors {
         for (name, dtype, shape) in &summary.tensors {
             print_line(&format!("{name} {dtype} {shape:?}"))?;
@@ -183,9 +187,24 @@ fn describe(origin: &str, summary: &Summary, config: &Result<Config>, tensors: b
     if let Err(e) = config {
         all["problem"] = e.to_string().into();
     }
+    if !summary.metadata.is_empty() {
+        let metadata = summary.metadata.iter();
+        all["metadata"] = metadata.map(|(key, value)| (key.clone(), meta(value))).collect();
+    }
     if tensors {
         let list = summary.tensors.iter();
         all["tensors"] = list.map(|(n, d, s)| json!({ "name": n, "dtype": d.to_string(), "shape": s })).collect();
     }
     all
+}
+
+fn meta(value: &Meta) -> Value {
+    match value {
+        Meta::Unsigned(n) => json!(n),
+        Meta::Signed(n) => json!(n),
+        Meta::Float(x) => json!(x),
+        Meta::Bool(b) => json!(b),
+        Meta::Text(text) => json!(text),
+        Meta::Array(count) => json!({ "array": count }),
+    }
 }

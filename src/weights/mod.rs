@@ -8,16 +8,20 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Formats: safetensors (one file, or shards with their index) and `torch.save` files (a restricted reader that runs
-//! no code). Tensors are slices of a memory map; [`HostTensor`] converts them a bounded piece at a time.
+//! Formats: safetensors (one file, or shards with their index; fp8 with scales too), GGUF, and `torch.save` files (a
+//! restricted reader that runs no code). Tensors are slices of a memory map; [`HostTensor`] converts them a bounded
+//! piece at a time.
 //! Foreign names are translated by a [`Names`] table, one per model, by name and never by order.
 
 mod bytes;
+mod dtype;
+mod gguf;
 mod names;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
 mod quantize;
 mod safetensors;
+mod scaled;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod source;
 mod store;
@@ -27,10 +31,12 @@ mod tests;
 mod torch;
 
 pub use bytes::Bytes;
+pub use dtype::HostDType;
+pub use gguf::Meta;
 pub use names::{Alias, Names, Rule};
-pub use quantize::{quantize_f16, quantize_q8};
+pub use quantize::{quantize_f16, quantize_q4, quantize_q8};
 pub use store::Format;
-pub use tensor::{HostDType, HostTensor};
+pub use tensor::HostTensor;
 
 use crate::error::{Context, Result, bail, ensure};
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -51,6 +57,7 @@ struct Store {
     /// Bytes of the files.
     bytes: u64,
     tensors: Tensors,
+    metadata: BTreeMap<String, Meta>,
 }
 
 /// What [`Weights::summary`] tells.
@@ -66,13 +73,16 @@ pub struct Summary {
     pub dtypes: BTreeMap<HostDType, (usize, u64)>,
     /// Name, type and shape of every tensor, under the file's own names.
     pub tensors: Vec<(String, HostDType, Vec<usize>)>,
+    /// What a GGUF file says about itself; empty for the other formats.
+    pub metadata: BTreeMap<String, Meta>,
 }
 
 impl Weights {
     /// Opens a weight file or a folder with a model, whatever the format: it is told by the content, not the name.
     ///
     /// In a folder, in this order: `model.safetensors`, `model.safetensors.index.json` and the shards it names, the
-    /// same under diffusers' name `diffusion_pytorch_model`, the only `.safetensors` file, the only `.pt` file.
+    /// same under diffusers' name `diffusion_pytorch_model`, the only `.safetensors` file, the only `.gguf` file, the
+    /// only `.pt` file.
     ///
     /// # Errors
     /// `NotFound` if there is nothing of the kind, `Weights` if it is damaged, hostile or incomplete, `Io`.
@@ -81,7 +91,7 @@ impl Weights {
         open::open(path)
     }
 
-    /// The weights in `bytes`: the content of a safetensors or `.pt` file, embedded in the program or fetched.
+    /// The weights in `bytes`: the content of a safetensors, GGUF or `.pt` file, embedded in the program or fetched.
     ///
     /// # Errors
     /// `Weights` if the bytes are no such file, or a damaged or hostile one.
@@ -90,8 +100,8 @@ impl Weights {
     }
 
     fn read(file: &Bytes, origin: String) -> Result<Self> {
-        let (format, tensors) = read_any(file).context(|| origin.clone())?;
-        Ok(Self::from_store(Store { origin, format, bytes: file.len() as u64, tensors }))
+        let Read { format, tensors, metadata } = read_any(file).context(|| origin.clone())?;
+        Ok(Self::from_store(Store { origin, format, bytes: file.len() as u64, tensors, metadata }))
     }
 
     /// Zeros under these names, of these shapes: a model to record and to measure, not one to use. They share memory.
@@ -100,7 +110,7 @@ impl Weights {
     /// `Weights` if a size overflows.
     pub fn blank(tensors: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<Self> {
         let tensors: Vec<(String, Vec<usize>)> = tensors.into_iter().collect();
-        let sizes = tensors.iter().map(|(_, shape)| tensor::byte_count(shape, HostDType::F32));
+        let sizes = tensors.iter().map(|(_, shape)| dtype::byte_count(shape, HostDType::F32));
         let Some(sizes) = sizes.collect::<Option<Vec<usize>>>() else { bail!(Weights, "a tensor's size overflows") };
         let zeros = Bytes::from(vec![0u8; sizes.iter().copied().max().unwrap_or(0)]);
         let entry = |shape, size| {
@@ -108,7 +118,8 @@ impl Weights {
             Entry { dtype: HostDType::F32, shape, data, strides: None }
         };
         let tensors = tensors.into_iter().zip(sizes).map(|((name, shape), size)| (name, entry(shape, size))).collect();
-        Ok(Self::from_store(Store { origin: "blank weights".into(), format: Format::SafeTensors, bytes: 0, tensors }))
+        let (origin, format) = ("blank weights".to_owned(), Format::SafeTensors);
+        Ok(Self::from_store(Store { origin, format, bytes: 0, tensors, metadata: BTreeMap::new() }))
     }
 
     fn from_store(store: Store) -> Self {
@@ -163,17 +174,15 @@ impl Weights {
     pub fn tensor(&self, name: &str) -> Result<HostTensor> {
         let full = self.full(name);
         let Some((alias, entry)) = self.find(&full) else { return Err(self.missing(&full)) };
-        let (mut shape, mut data) = (entry.shape.clone(), entry.contiguous()?);
-        if let Some(row) = alias.row {
-            // `find` has checked that there is such a row, so the size divides and the slice exists.
-            let size = data.len() / shape[0];
-            shape[0] = 1;
-            match data.slice(row * size..(row + 1) * size) {
-                Some(slice) => data = slice,
-                None => bail!(Internal, "row {row} of tensor {}", printable(&alias.name)),
-            }
+        let mut tensor = HostTensor::new(full, &entry.shape, entry.dtype, entry.contiguous()?)?;
+        let scales = scaled::scales(&self.store.tensors, &alias.name, entry)?;
+        if !scales.is_empty() {
+            tensor = tensor.scaled(scales)?;
         }
-        HostTensor::new(full, &shape, entry.dtype, data)
+        match alias.row {
+            Some(row) => tensor.rows(row..row + 1),
+            None => Ok(tensor),
+        }
     }
 
     /// Whether there is a tensor `name` below this place.
@@ -203,6 +212,11 @@ impl Weights {
         names
     }
 
+    /// What a GGUF file says of itself under `key`, like `general.architecture`; other formats say nothing.
+    pub fn metadata(&self, key: &str) -> Option<&Meta> {
+        self.store.metadata.get(key)
+    }
+
     /// Format, size, types and the list of tensors, under the file's own names.
     pub fn summary(&self) -> Summary {
         let mut dtypes = BTreeMap::new();
@@ -215,7 +229,8 @@ impl Weights {
             parameters += count;
             tensors.push((name.clone(), entry.dtype, entry.shape.clone()));
         }
-        Summary { format: self.store.format, bytes: self.store.bytes, parameters, dtypes, tensors }
+        let (format, bytes, metadata) = (self.store.format, self.store.bytes, self.store.metadata.clone());
+        Summary { format, bytes, parameters, dtypes, tensors, metadata }
     }
 
     fn full(&self, name: &str) -> String {
@@ -268,15 +283,27 @@ impl fmt::Debug for Weights {
     }
 }
 
+/// What a reader makes of a file.
+struct Read {
+    format: Format,
+    tensors: Tensors,
+    metadata: BTreeMap<String, Meta>,
+}
+
 /// Reads a file by what it is, and says what it is where that is nothing we read.
-fn read_any(file: &Bytes) -> Result<(Format, Tensors)> {
+fn read_any(file: &Bytes) -> Result<Read> {
     ensure!(!file.is_empty(), Weights, "the file is empty");
+    let plain = |format, tensors| Read { format, tensors, metadata: BTreeMap::new() };
     // Before all else: a safetensors file begins with a length, whose bytes can spell the magic of any other format.
     if file.get(4..9) == Some(b"\0\0\0\0{") {
-        return Ok((Format::SafeTensors, safetensors::read(file)?));
+        return Ok(plain(Format::SafeTensors, safetensors::read(file)?));
+    }
+    if file.starts_with(b"GGUF") {
+        let (tensors, metadata) = gguf::read(file)?;
+        return Ok(Read { format: Format::Gguf, tensors, metadata });
     }
     if file.starts_with(b"PK") {
-        return Ok((Format::Torch, torch::read(file)?));
+        return Ok(plain(Format::Torch, torch::read(file)?));
     }
     // torch.save before 1.6: a pickle of a magic number, without an archive.
     if file.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") {
@@ -285,11 +312,8 @@ fn read_any(file: &Bytes) -> Result<(Format, Tensors)> {
     if file.starts_with(b"version https://git-lfs") {
         bail!(Weights, "a Git LFS pointer, not the file that it stands for: fetch that with 'git lfs pull'");
     }
-    if file.starts_with(b"GGUF") {
-        bail!(Weights, "a GGUF file, which this model cannot be read from; use its safetensors or .pt file");
-    }
     if file.starts_with(b"<") {
         bail!(Weights, "a web page, not a weight file: was a download answered with an error?");
     }
-    Ok((Format::SafeTensors, safetensors::read(file)?))
+    Ok(plain(Format::SafeTensors, safetensors::read(file)?))
 }

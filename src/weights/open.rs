@@ -33,7 +33,7 @@ pub(super) fn open(path: &Path) -> Result<Weights> {
             return sharded(&index);
         }
     }
-    for ending in ["safetensors", "pt"] {
+    for ending in ["safetensors", "gguf", "pt"] {
         let files = files_with_ending(path, ending)?;
         match &files[..] {
             [] => {}
@@ -49,7 +49,7 @@ pub(super) fn open(path: &Path) -> Result<Weights> {
     }
     bail!(
         NotFound,
-        "'{}' holds no weights: neither model.safetensors, nor model.safetensors.index.json, nor a .pt file",
+        "'{}' holds no weights: neither model.safetensors, nor model.safetensors.index.json, nor a .gguf or .pt file",
         path.display()
     )
 }
@@ -89,8 +89,8 @@ fn sharded(index: &Path) -> Result<Weights> {
         let path = folder.join(name);
         let file = Bytes::map(&path)?;
         bytes += file.len() as u64;
-        let (_, shard) = read_any(&file).context(|| path.display().to_string())?;
-        for (tensor, entry) in shard {
+        let shard = read_any(&file).context(|| path.display().to_string())?;
+        for (tensor, entry) in shard.tensors {
             let said = parsed.weight_map.0.get(&tensor);
             if said.is_none_or(|said| said != name) {
                 let said = said.map_or("no shard".to_owned(), |s| printable(s));
@@ -102,7 +102,7 @@ fn sharded(index: &Path) -> Result<Weights> {
     if let Some((tensor, file)) = parsed.weight_map.0.iter().find(|(name, _)| !tensors.contains_key(*name)) {
         bail!(Weights, "{origin}: tensor {} should be in {}, but is not", printable(tensor), printable(file));
     }
-    Ok(Weights::from_store(Store { origin, format: Format::Sharded, bytes, tensors }))
+    Ok(Weights::from_store(Store { origin, format: Format::Sharded, bytes, tensors, metadata: BTreeMap::new() }))
 }
 
 fn is_plain(name: &str) -> bool {

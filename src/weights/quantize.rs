@@ -24,16 +24,28 @@ pub fn quantize_f16(values: &[f32]) -> Result<Vec<u32>> {
 /// `Shape` unless `values` are `rows * cols` and `cols` is a multiple of 32: a block must not reach into the next
 /// row. `Numeric` if a value is NaN or infinite, or so large that the block's scale is beyond f16.
 pub fn quantize_q8(rows: usize, cols: usize, values: &[f32]) -> Result<Vec<u32>> {
-    ensure!(
-        rows.checked_mul(cols) == Some(values.len()),
-        Shape,
-        "q8: {} values are not {rows} rows of {cols}",
-        values.len()
-    );
-    ensure!(cols.is_multiple_of(quant::BLOCK), Shape, "q8: rows of {cols} are no whole blocks of {}", quant::BLOCK);
-    let fits = |x: f32| f16::from_f32(x.abs() / 127.0).is_finite();
-    if let Some((i, x)) = values.iter().enumerate().find(|(_, x)| !fits(**x)) {
-        bail!(Numeric, "element {i} is {x}, which q8 cannot hold");
-    }
+    check("q8", 127.0, rows, cols, values)?;
     Ok(quant::pack_q8(values))
+}
+
+/// [`quant::pack_q4`] of `rows` rows of `cols` elements, for values that it holds.
+///
+/// # Errors
+/// Those of [`quantize_q8`].
+pub fn quantize_q4(rows: usize, cols: usize, values: &[f32]) -> Result<Vec<u32>> {
+    check("q4", 8.0, rows, cols, values)?;
+    Ok(quant::pack_q4(values))
+}
+
+/// Whole rows of blocks, and values of which a `steps`-th is an f16.
+fn check(format: &str, steps: f32, rows: usize, cols: usize, values: &[f32]) -> Result<()> {
+    let count = values.len();
+    ensure!(rows.checked_mul(cols) == Some(count), Shape, "{format}: {count} values are not {rows} rows of {cols}");
+    let block = quant::BLOCK;
+    ensure!(cols.is_multiple_of(block), Shape, "{format}: rows of {cols} are no whole blocks of {block}");
+    let fits = |x: f32| f16::from_f32(x.abs() / steps).is_finite();
+    if let Some((i, x)) = values.iter().enumerate().find(|(_, x)| !fits(**x)) {
+        bail!(Numeric, "element {i} is {x}, which {format} cannot hold");
+    }
+    Ok(())
 }

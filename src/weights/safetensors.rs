@@ -5,8 +5,9 @@
 
 use super::{
     Bytes, Entry, HostDType,
+    dtype::byte_count,
     store::{MAX_RANK, MAX_TENSORS, Tensors, printable},
-    tensor::{byte_count, dims},
+    tensor::dims,
 };
 use crate::error::{ErrorKind, IntoError, Result, bail, ensure};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};

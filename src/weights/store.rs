@@ -1,6 +1,6 @@
 //! What the readers of the file formats hand to [`Weights`](super::Weights): tensors by the file's names.
 
-use super::{Bytes, HostDType, tensor::byte_count};
+use super::{Bytes, HostDType, dtype::byte_count};
 use crate::error::{Result, bail};
 use std::{collections::BTreeMap, fmt};
 
@@ -55,6 +55,8 @@ pub enum Format {
     Sharded,
     /// A PyTorch zip archive.
     Torch,
+    /// A GGUF file.
+    Gguf,
 }
 
 impl fmt::Display for Format {
@@ -63,6 +65,7 @@ impl fmt::Display for Format {
             Self::SafeTensors => "safetensors",
             Self::Sharded => "safetensors, sharded",
             Self::Torch => "PyTorch",
+            Self::Gguf => "GGUF",
         })
     }
 }

@@ -1,112 +1,16 @@
 //! [`HostTensor`]: one tensor of a weight file, borrowed from the map, and its conversions.
 
-use super::Bytes;
-use crate::error::{Result, ensure};
+use super::{
+    Bytes, HostDType,
+    dtype::{E4M3, byte_count},
+};
+use crate::{
+    error::{Context, Result, bail, ensure},
+    quant,
+    shape::DType,
+};
 use half::{bf16, f16};
-use std::fmt;
-
-/// The element types that weight files hold, under the names that safetensors gives them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum HostDType {
-    /// IEEE single.
-    F32,
-    /// IEEE half.
-    F16,
-    /// The upper half of an IEEE single.
-    BF16,
-    /// IEEE double.
-    F64,
-    /// 8-bit float, 4 exponent and 3 mantissa bits, no infinity (the `fn` variant).
-    F8E4M3,
-    /// 8-bit float, the upper half of an IEEE half.
-    F8E5M2,
-    /// Signed byte.
-    I8,
-    /// Unsigned byte.
-    U8,
-    /// Signed 16-bit integer.
-    I16,
-    /// Unsigned 16-bit integer.
-    U16,
-    /// Signed 32-bit integer.
-    I32,
-    /// Unsigned 32-bit integer.
-    U32,
-    /// Signed 64-bit integer.
-    I64,
-    /// Unsigned 64-bit integer.
-    U64,
-    /// A byte that is 0 or 1.
-    Bool,
-}
-
-impl HostDType {
-    /// Every element type that can be read.
-    pub const ALL: [Self; 15] = [
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::F64,
-        Self::F8E4M3,
-        Self::F8E5M2,
-        Self::I8,
-        Self::U8,
-        Self::I16,
-        Self::U16,
-        Self::I32,
-        Self::U32,
-        Self::I64,
-        Self::U64,
-        Self::Bool,
-    ];
-
-    /// The name in a safetensors header.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::BF16 => "BF16",
-            Self::F64 => "F64",
-            Self::F8E4M3 => "F8_E4M3",
-            Self::F8E5M2 => "F8_E5M2",
-            Self::I8 => "I8",
-            Self::U8 => "U8",
-            Self::I16 => "I16",
-            Self::U16 => "U16",
-            Self::I32 => "I32",
-            Self::U32 => "U32",
-            Self::I64 => "I64",
-            Self::U64 => "U64",
-            Self::Bool => "BOOL",
-        }
-    }
-
-    /// The type with this name in a safetensors header.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|d| d.name() == name)
-    }
-
-    /// Bytes an element takes.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 | Self::U64 => 8,
-            Self::F32 | Self::I32 | Self::U32 => 4,
-            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
-            Self::F8E4M3 | Self::F8E5M2 | Self::I8 | Self::U8 | Self::Bool => 1,
-        }
-    }
-
-    /// Whether [`HostTensor::read_f32`] takes it.
-    pub const fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F64 | Self::F8E4M3 | Self::F8E5M2)
-    }
-}
-
-impl fmt::Display for HostDType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use std::ops::Range;
 
 /// A tensor in host memory: shape, element type and little-endian row-major bytes, usually inside a memory map.
 #[derive(Debug, Clone)]
@@ -115,6 +19,8 @@ pub struct HostTensor {
     shape: Vec<usize>,
     dtype: HostDType,
     bytes: Bytes,
+    /// Factors of the elements: none, one for all, or one for each row.
+    scales: Vec<f32>,
 }
 
 impl HostTensor {
@@ -132,7 +38,53 @@ impl HostTensor {
             bytes.len(),
             dims(shape)
         );
-        Ok(Self { name, shape: shape.to_vec(), dtype, bytes })
+        Ok(Self { name, shape: shape.to_vec(), dtype, bytes, scales: Vec::new() })
+    }
+
+    /// The same with factors, which all conversions apply: one for all elements, or one for each row, the first axis.
+    ///
+    /// # Errors
+    /// `Weights` if there is another number of them, `Numeric` if one is NaN or infinite.
+    pub fn scaled(mut self, scales: Vec<f32>) -> Result<Self> {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        ensure!(
+            scales.len() == 1 || scales.len() == rows,
+            Weights,
+            "tensor '{}' of {rows} rows has {} scales, not one or one for each",
+            self.name,
+            scales.len()
+        );
+        if let Some((i, scale)) = scales.iter().enumerate().find(|(_, s)| !s.is_finite()) {
+            bail!(Numeric, "tensor '{}': its scale {i} is {scale}", self.name);
+        }
+        self.scales = scales;
+        Ok(self)
+    }
+
+    /// Some of the rows, along the first axis, which is kept: no copy.
+    ///
+    /// # Errors
+    /// `Internal` if the range reaches beyond the tensor, `Weights` if it cuts a block.
+    pub fn rows(&self, range: Range<usize>) -> Result<Self> {
+        let all = self.shape.first().copied().unwrap_or(0);
+        ensure!(
+            range.start < range.end && range.end <= all,
+            Internal,
+            "tensor '{}': rows {range:?} of {all}",
+            self.name
+        );
+        let size = self.bytes.len() / all;
+        let Some(bytes) = self.bytes.slice(range.start * size..range.end * size) else {
+            bail!(Internal, "tensor '{}': rows {range:?} leave its bytes", self.name);
+        };
+        let mut shape = self.shape.clone();
+        shape[0] = range.len();
+        let part = Self::new(self.name.clone(), &shape, self.dtype, bytes)?;
+        match self.scales.len() {
+            0 => Ok(part),
+            1 => part.scaled(self.scales.clone()),
+            _ => part.scaled(self.scales[range].to_vec()),
+        }
     }
 
     /// The full name, for messages.
@@ -150,14 +102,14 @@ impl HostTensor {
         self.dtype
     }
 
-    /// The elements, little-endian, row-major.
+    /// The elements, little-endian, row-major, before any factors of theirs.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     /// The number of elements.
     pub fn count(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        self.bytes.len() / self.dtype.size() * self.dtype.block()
     }
 
     /// All elements as f32, in one new vector. For large tensors prefer [`for_each_f32`](Self::for_each_f32).
@@ -173,7 +125,8 @@ impl HostTensor {
     /// Writes the elements from `start` on into `out`, as f32.
     ///
     /// # Errors
-    /// `Weights` if the elements are integers, `Internal` if the range reaches beyond the tensor.
+    /// `Weights` if the elements are integers, `Numeric` for the E4M3 code that stands for NaN, `Internal` if the range
+    /// reaches beyond the tensor.
     pub fn read_f32(&self, start: usize, out: &mut [f32]) -> Result<()> {
         ensure!(
             self.dtype.is_float(),
@@ -182,21 +135,76 @@ impl HostTensor {
             self.name,
             self.dtype
         );
-        let size = self.dtype.size();
         let end = start.checked_add(out.len()).filter(|end| *end <= self.count());
         ensure!(end.is_some(), Internal, "tensor '{}': elements {start}+{} of {}", self.name, out.len(), self.count());
-        let bytes = &self.bytes[start * size..(start + out.len()) * size];
+        let size = self.dtype.size();
+        let bytes = match self.dtype {
+            HostDType::Block(_) => &[][..],
+            _ => &self.bytes[start * size..(start + out.len()) * size],
+        };
         match self.dtype {
+            HostDType::Block(format) => self.decode(format, start, out),
             HostDType::F32 => convert(bytes, out, f32::from_le_bytes),
             HostDType::F16 => convert(bytes, out, |b| f16::from_le_bytes(b).to_f32()),
             HostDType::BF16 => convert(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
             HostDType::F64 => convert(bytes, out, |b| f64::from_le_bytes(b) as f32),
-            HostDType::F8E4M3 => convert(bytes, out, |[b]: [u8; 1]| f8_e4m3(b)),
+            HostDType::F8E4M3 => {
+                convert(bytes, out, |[b]: [u8; 1]| E4M3[b as usize]);
+                if let Some(i) = out.iter().position(|x| x.is_nan()) {
+                    bail!(Numeric, "tensor '{}': element {} is NaN (code {:#04x})", self.name, start + i, bytes[i]);
+                }
+            }
             // E5M2 is the upper byte of a half.
             HostDType::F8E5M2 => convert(bytes, out, |[b]: [u8; 1]| f16::from_bits(u16::from(b) << 8).to_f32()),
             _ => {}
         }
+        match &self.scales[..] {
+            [] => {}
+            [scale] => out.iter_mut().for_each(|x| *x *= scale),
+            scales => {
+                let row = self.count() / scales.len();
+                out.iter_mut().enumerate().for_each(|(i, x)| *x *= scales[(start + i) / row]);
+            }
+        }
         Ok(())
+    }
+
+    /// Blocks to f32, from any element on.
+    fn decode(&self, format: quant::BlockFormat, start: usize, out: &mut [f32]) {
+        let (elements, size) = (format.elements(), format.bytes());
+        let (mut block, mut done) = ([0.0; quant::SUPER_BLOCK], 0);
+        while done < out.len() {
+            let at = start + done;
+            format.decode(&self.bytes[at / elements * size..][..size], &mut block[..elements]);
+            let part = &block[at % elements..elements];
+            let count = part.len().min(out.len() - done);
+            out[done..done + count].copy_from_slice(&part[..count]);
+            done += count;
+        }
+    }
+
+    /// The smallest device type that holds every element unchanged: blocks as blocks, f16 and 8-bit floats as f16,
+    /// the others as f32.
+    pub fn device_dtype(&self) -> DType {
+        match self.dtype {
+            HostDType::Block(format) if self.scales.is_empty() => format.device(),
+            HostDType::F16 | HostDType::F8E4M3 | HostDType::F8E5M2 if self.scales.is_empty() => DType::F16,
+            _ => DType::F32,
+        }
+    }
+
+    /// The elements in the layout of [`device_dtype`](Self::device_dtype), of the same values.
+    ///
+    /// # Errors
+    /// Those of [`read_f32`](Self::read_f32); `Numeric` if a block has scales that are NaN or infinite.
+    pub fn packed(&self) -> Result<Vec<u32>> {
+        match (self.dtype, self.device_dtype()) {
+            (HostDType::Block(format), device) if device != DType::F32 => {
+                format.repack(&self.bytes).context(|| format!("tensor '{}'", self.name))
+            }
+            (_, DType::F16) => Ok(quant::pack_f16(&self.to_f32()?)),
+            _ => Ok(self.to_f32()?.into_iter().map(f32::to_bits).collect()),
+        }
     }
 
     /// Calls `each(start, elements)` for consecutive runs of elements, converted into `staging`, so that only
@@ -246,22 +254,6 @@ fn convert<const N: usize>(bytes: &[u8], out: &mut [f32], one: impl Fn([u8; N]) 
     for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
         *out = one(*bytes);
     }
-}
-
-/// The value of an 8-bit float in the E4M3 `fn` format (OCP 8-bit floating point specification, table 1).
-fn f8_e4m3(bits: u8) -> f32 {
-    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
-    let magnitude = match (exponent, bits & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => mantissa / 512.0,
-        _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
-    };
-    if bits & 0x80 == 0 { magnitude } else { -magnitude }
-}
-
-/// Bytes that a tensor takes, unless that overflows.
-pub(crate) fn byte_count(shape: &[usize], dtype: HostDType) -> Option<usize> {
-    shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d))
 }
 
 /// A shape for messages, as `(4, 256)`.

@@ -28,13 +28,17 @@ fn floats_become_f32() {
 
 #[test]
 fn every_e4m3_code() {
-    let all = tensor(HostDType::F8E4M3, (0..=255).collect()).to_f32().unwrap();
-    assert!(all[0x7f].is_nan() && all[0xff].is_nan());
-    assert_eq!(all.iter().filter(|x| x.is_nan()).count(), 2);
+    let code = |code: u8| tensor(HostDType::F8E4M3, vec![code]).to_f32();
+    let all: Vec<f32> = (0..0x7f).map(|c| code(c).unwrap()[0]).collect();
     // The least subnormal, the greatest, the least normal, the greatest (OCP specification, table 2).
     assert_eq!([all[1], all[7], all[8], all[0x7e]], [2f32.powi(-9), 0.875 * 2f32.powi(-6), 2f32.powi(-6), 448.0]);
-    let positive: Vec<f32> = all[..0x7f].to_vec();
-    assert!(positive.is_sorted_by(|a, b| a < b));
+    assert!(all.is_sorted_by(|a, b| a < b));
+    for (c, value) in (0x80..0xff).zip(&all) {
+        assert_eq!(code(c).unwrap()[0].to_bits(), (-value).to_bits(), "{c:#x}");
+    }
+    for nan in [0x7f, 0xff] {
+        assert_eq!(code(nan).unwrap_err().kind(), crate::ErrorKind::Numeric, "{nan:#x}");
+    }
 }
 
 #[test]
@@ -96,6 +100,11 @@ fn packing_checks_its_values() {
     }
     assert_eq!(quantize_q8(2, 16, &[0.0; 32]).unwrap_err().kind(), crate::ErrorKind::Shape);
     assert_eq!(quantize_q8(2, 32, &[0.0; 32]).unwrap_err().kind(), crate::ErrorKind::Shape);
+    // The largest scales: 65504 steps of 127, of 8.
+    quantize_q8(1, 32, &[8e6; 32]).unwrap();
+    assert!(quantize_q4(1, 32, &[-6e5; 32]).unwrap_err().to_string().contains("element 0 is -600000"));
+    assert_eq!(quant::unpack_q4(&quantize_q4(1, 32, &[-5e5; 32]).unwrap(), 32), [-499_968.0; 32]);
+    assert_eq!(quantize_q4(2, 16, &[0.0; 32]).unwrap_err().kind(), crate::ErrorKind::Shape);
 }
 
 /// Blocks that ggml's own packing (the Python package `gguf` 0.19, `gguf.quants`) was run on: the input is

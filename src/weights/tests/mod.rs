@@ -2,7 +2,9 @@
 
 mod conversions;
 mod folders;
+mod gguf;
 mod safetensors;
+mod scaled;
 mod torch;
 mod walking;
 

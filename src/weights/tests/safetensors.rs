@@ -36,7 +36,6 @@ fn no_file_at_all() {
     says(vec![1, 2, 3], "too few");
     says(b"<!DOCTYPE html><html>404</html>".to_vec(), "a web page");
     says(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n".to_vec(), "git lfs pull");
-    says(b"GGUF\x03\0\0\0\0\0\0\0".to_vec(), "GGUF");
 }
 
 #[test]

@@ -2,11 +2,7 @@
 
 use super::pickle::{Node, Value};
 use crate::error::{Result, bail, ensure};
-use crate::weights::{
-    HostDType,
-    store::MAX_RANK,
-    tensor::{byte_count, dims},
-};
+use crate::weights::{HostDType, dtype::byte_count, store::MAX_RANK, tensor::dims};
 
 /// The globals that a state dict may name. Nothing else is ever resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -42,6 +42,13 @@ fn models_are_listed_inspected_and_found() {
     let text = place.ok(&format!("models inspect {fixture} --tensors")).stdout;
     assert!(text.contains("SAM 2") && text.contains("mask_tokens"), "{text}");
     std::fs::write(place.at("other.safetensors"), other_model()).unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/gguf/kinds.gguf");
+    let text = place.ok(&format!("models inspect {file}")).stdout;
+    for part in ["GGUF", "1 Q6_K", "general.architecture = \"flux\""] {
+        assert!(text.contains(part), "{text}");
+    }
+    let metadata = &place.json(&format!("models inspect {file}"))["metadata"];
+    assert!(metadata["general.architecture"] == "flux" && metadata["test.i8"] == -100, "{metadata}");
     let other = place.json("models inspect other.safetensors");
     assert!(other["model"].is_null() && other["parameters"] == 6 && other["problem"].is_string(), "{other}");
     assert_eq!(place.ok(&format!("models path {fixture}")).stdout.trim(), fixture);
