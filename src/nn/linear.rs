@@ -6,7 +6,8 @@ use crate::{
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::matmul::{Activation, Epilogue, Residual, matmul},
-    weights::{HostDType, Weights},
+    shape::DType,
+    weights::{HostTensor, Weights},
 };
 
 /// `y = x Wᵀ + b`, weight `(n, k)` as `torch.nn.Linear`.
@@ -34,16 +35,15 @@ pub struct Run {
 pub(crate) struct Rows {
     pub(crate) weight: Vec<f32>,
     pub(crate) bias: Vec<f32>,
-    /// Whether all came from f16.
+    /// Whether f16 holds all of them unchanged.
     pub(crate) half: bool,
 }
 
 impl Rows {
-    /// `weight (n, k)` and `bias (n)` under `w`; a convolution of kernel 1 `(n, k, 1, 1)` is the same thing.
+    /// `weight (n, k)` and `bias (n)` under `w`.
     pub(crate) fn load(w: &Weights, n: usize, k: usize) -> Result<Self> {
-        let conv = w.shape("weight").is_some_and(|s| s.len() == 4);
-        let weight = if conv { w.get("weight", &[n, k, 1, 1])? } else { w.get("weight", &[n, k])? };
-        let half = weight.dtype() == HostDType::F16;
+        let weight = matrix(w, n, k)?;
+        let half = weight.device_dtype() == DType::F16;
         Ok(Self { weight: weight.to_f32()?, bias: w.get("bias", &[n])?.to_f32()?, half })
     }
 
@@ -94,13 +94,20 @@ impl Rows {
     }
 }
 
+/// `weight (n, k)` under `w`; a convolution of kernel 1 `(n, k, 1, 1)` is the same thing.
+fn matrix(w: &Weights, n: usize, k: usize) -> Result<HostTensor> {
+    let conv = w.shape("weight").is_some_and(|s| s.len() == 4);
+    if conv { w.get("weight", &[n, k, 1, 1]) } else { w.get("weight", &[n, k]) }
+}
+
 impl Linear {
     /// `weight` and `bias` under `w`.
     ///
     /// # Errors
     /// `Weights` if a tensor is missing or has another shape, `OutOfMemory`.
     pub fn load(l: &Loader<'_>, w: &Weights, n: usize, k: usize) -> Result<Self> {
-        Rows::load(w, n, k)?.upload(l, w.prefix())
+        let bias = w.get("bias", &[n])?.to_f32()?;
+        Ok(Self { weight: l.weight(w.prefix(), &matrix(w, n, k)?)?, bias: l.values(w.prefix(), [n], &bias)? })
     }
 
     /// `x Wᵀ + b`.

@@ -1,6 +1,7 @@
 //! One test binary. GPU tests run on whatever adapter there is; `IMPASTO_ADAPTER` and the ICD choose another.
 
 mod amg;
+mod blocks;
 mod cli;
 mod common;
 mod kernels;
