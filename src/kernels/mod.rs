@@ -12,13 +12,18 @@ pub mod conv2d;
 pub mod conv_transpose2d;
 pub mod depthwise_conv2d;
 pub mod elementwise;
+pub mod group_norm;
+pub mod group_stats;
 pub mod layer_norm;
 pub mod mask_stats;
 pub mod matmul;
 pub mod matmul_merge;
 pub mod max_pool2d;
+pub mod modulate;
+pub mod qk_norm_rope;
 pub mod quantize_rows;
 pub mod resize;
+pub mod rms_norm;
 pub mod roofline;
 pub mod rope;
 
@@ -70,13 +75,18 @@ pub const ALL: &[Entry] = &[
     entry!(conv_transpose2d(x, weight, bias, skip, activation)),
     entry!(depthwise_conv2d(x, weight, bias)),
     entry!(elementwise(a, b, op)),
+    entry!(group_norm(x, stats, weight, bias, activation)),
+    entry!(group_stats(x, groups, eps)),
     entry!(layer_norm(x, weight, bias, eps, gelu)),
     entry!(mask_stats(logits, height, width, threshold, offset)),
     entry!(matmul matmul_batched(x, w, batched, epilogue)),
     Entry { kernel: &matmul_merge::KERNEL, cases: matmul_merge::cases, replay: None },
     entry!(max_pool2d(x, offset, channels)),
+    entry!(modulate(x, modulation, eps)),
+    entry!(qk_norm_rope(x, weight, table, heads, split, eps)),
     Entry { kernel: &quantize_rows::KERNEL, cases: quantize_rows::cases, replay: None },
     entry!(resize(x, height, width, mode)),
+    entry!(rms_norm(x, weight, eps)),
     entry!(roofline(x, probe, iterations, invocations)),
     entry!(rope(x, table, exclude)),
 ];

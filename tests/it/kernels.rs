@@ -20,8 +20,8 @@ macro_rules! kernels {
 }
 
 kernels! {
-    attention attention_merge conv2d conv_transpose2d depthwise_conv2d elementwise layer_norm mask_stats matmul matmul_merge
-    max_pool2d quantize_rows resize roofline rope
+    attention attention_merge conv2d conv_transpose2d depthwise_conv2d elementwise group_norm group_stats layer_norm mask_stats
+    matmul matmul_merge max_pool2d modulate qk_norm_rope quantize_rows resize rms_norm roofline rope
 }
 
 fn variants_equal_their_twin(kernel: &str) {
