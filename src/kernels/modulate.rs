@@ -54,7 +54,7 @@ pub fn modulate(g: &mut Graph, x: Value, m: Modulation, eps: f32) -> Result<Valu
     expect_f32(g, KERNEL.name, &[x, m.vectors])?;
     let offsets = [m.shift, m.scale].concat();
     // A stream without tokens has no vectors to reach.
-    let used = |n: usize| if n % 2 == 0 { m.split > 0 } else { m.split < tokens };
+    let used = |n: usize| if n.is_multiple_of(2) { m.split > 0 } else { m.split < tokens };
     let last = offsets.iter().enumerate().filter(|(n, _)| used(*n)).map(|(_, at)| *at).max().unwrap_or(0);
     let (end, count) = (last + (batch - 1) * m.batch + cols, g.shape(m.vectors).count());
     ensure!(end <= count, Shape, "modulate: vectors {} of which {end} elements are asked", g.shape(m.vectors));

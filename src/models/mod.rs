@@ -25,7 +25,11 @@ pub struct Inspection {
 /// Those of [`Weights::open`]: a file that is whole but of another model is no error.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn inspect(path: &std::path::Path) -> Result<Inspection> {
-    let summary = Weights::open(path)?.summary();
-    let model = sam2::open(path).map(|(config, _)| config.to_string()).map_err(|e| e.to_string());
+    let weights = Weights::open(path)?;
+    let model = match flux::Layout::detect(&weights) {
+        Ok(_) => flux::open(path).map(|(config, _)| config.to_string()),
+        Err(_) => sam2::open(path).map(|(config, _)| config.to_string()),
+    };
+    let (summary, model) = (weights.summary(), model.map_err(|e| e.to_string()));
     Ok(Inspection { summary, model })
 }

@@ -3,6 +3,7 @@
 mod conv;
 mod linear;
 mod norm;
+pub mod projection;
 
 pub use conv::{Conv2d, ConvTranspose2d};
 pub(crate) use linear::Rows;

@@ -4,6 +4,7 @@ mod amg;
 mod blocks;
 mod cli;
 mod common;
+mod flux;
 mod kernels;
 mod layering;
 mod limits;
