@@ -160,9 +160,14 @@ impl Call {
         let mut words = Vec::new();
         // What the shapes say already, and what is as usual, is left out.
         let axis = |n: u64| n >= 16 && self.inputs.iter().any(|x| x.shape.contains(&(n as usize)));
-        let follows = |key: &str| ["m", "n", "k", "rows", "shape"].contains(&key);
+        let rows = |n: u64| self.inputs.iter().any(|x| Shape::new(&x.shape).rows_cols().0 == n as usize);
+        // A product of only some tokens of a sequence says of how many.
+        let follows = |key: &str, n: Option<u64>| match key {
+            "m" => n.is_none_or(|n| n < 16 || axis(n) || rows(n)),
+            _ => ["n", "k", "rows", "shape"].contains(&key),
+        };
         collect(&self.args, "", &mut |key, value| match value {
-            _ if follows(key) => {}
+            _ if follows(key, value.as_u64()) => {}
             Json::Number(n) if n.as_u64().is_none_or(|n| n == 0 || axis(n) || (n == 1 && key == "batch")) => {}
             Json::Number(n) => words.push(format!("{key}{n}")),
             Json::String(s) if s != "None" && s != "Full" => words.push(s.to_lowercase()),

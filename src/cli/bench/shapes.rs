@@ -4,7 +4,8 @@ use super::super::{failure::Outcome, global::Global};
 use impasto::{
     Error, ErrorKind, Result,
     bench::{Report, Work, standard, works},
-    models::sam2::{self, config},
+    graph::Graph,
+    models::{flux, sam2},
     shape::DType,
 };
 use std::path::Path;
@@ -18,7 +19,9 @@ pub(super) struct Filter {
     /// Only calls whose weights (or else inputs) are stored like this
     #[arg(long, value_name = "TYPE", value_parser = dtype)]
     dtype: Option<DType>,
-    /// standard, sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini, or a file that `list --json` or `run --json` wrote
+    /// standard; of a model: sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini (SAM 2), flux1-dev, flux1-schnell,
+    /// flux1-fill-dev, flux1-canny-dev, flux2-klein-4b, flux2-klein-9b, flux2-dev (a step at 1024 x 1024); or a file that
+    /// `list --json` or `run --json` wrote
     #[arg(long, value_name = "SET|FILE", default_value = "standard")]
     shapes: String,
 }
@@ -62,17 +65,7 @@ pub(super) fn set(name: &str, global: &Global) -> Outcome<Vec<Work>> {
     if name == "standard" {
         return Ok(standard()?);
     }
-    let size = name.strip_prefix("sam2-").and_then(|size| {
-        let named = |s: &&(&str, config::Config)| s.0.strip_prefix("hiera-") == Some(size);
-        config::SIZES.iter().find(named).map(|s| s.1.clone())
-    });
-    let config = match size {
-        Some(config) => config,
-        None if name == "mini" => sam2::mini()?.0,
-        None => return Ok(from_file(name)?),
-    };
-    let gpu = global.open_gpu()?;
-    let recordings = pollster::block_on(sam2::recordings(&gpu, &config))?;
+    let Some(recordings) = recordings(name, global)? else { return Ok(from_file(name)?) };
     let mut all: Vec<Work> = Vec::new();
     for (part, graph) in recordings {
         for mut work in works(&graph) {
@@ -88,9 +81,24 @@ pub(super) fn set(name: &str, global: &Global) -> Outcome<Vec<Work>> {
     Ok(all)
 }
 
+/// What the model of this name launches, if it is one's.
+fn recordings(name: &str, global: &Global) -> Outcome<Option<Vec<(&'static str, Graph)>>> {
+    if let Some((_, config)) = flux::config::RELEASED.iter().find(|(flux, _)| *flux == name) {
+        return Ok(Some(flux::recordings(&global.open_gpu()?, config)?));
+    }
+    let sam2 = |(size, _): &(&str, sam2::Config)| name.strip_prefix("sam2-") == size.strip_prefix("hiera-");
+    let config = match sam2::config::SIZES.into_iter().find(sam2) {
+        Some((_, config)) => config,
+        None if name == "mini" => sam2::mini()?.0,
+        None => return Ok(None),
+    };
+    Ok(Some(pollster::block_on(sam2::recordings(&global.open_gpu()?, &config))?))
+}
+
 fn from_file(path: &str) -> Result<Vec<Work>> {
-    let sets = "standard, sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini";
     if !Path::new(path).is_file() {
+        let flux = flux::config::RELEASED.map(|(name, _)| name).join(", ");
+        let sets = format!("standard, sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini, {flux}");
         return Err(Error::new(ErrorKind::NotFound, format!("no shapes '{path}': it is no file and none of {sets}")));
     }
     let text = std::fs::read_to_string(path)

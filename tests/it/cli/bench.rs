@@ -71,6 +71,25 @@ fn misuse_is_told() {
     assert_eq!(run("host").code, 0);
 }
 
+/// The calls of a model of twelve billion weights, none of which needs memory.
+#[test]
+fn a_large_model_is_listed_without_its_weights() {
+    let place = Place::new();
+    let works = place.json("bench list --shapes flux1-dev");
+    let works = works.as_array().unwrap();
+    let flops = |w: &Value| {
+        let (call, count) = (&w["call"], w["count"].as_u64().unwrap());
+        let product = &call["args"][2];
+        let size = |name: &str| product[name].as_u64().unwrap();
+        if call["kernel"] == "matmul" { 2 * count * size("batch") * size("m") * size("n") * size("k") } else { 0 }
+    };
+    // The linear layers of 4608 tokens.
+    let tera = works.iter().map(flops).sum::<u64>() as f64 * 1e-12;
+    assert!((59.0..60.0).contains(&tera), "{tera} TFLOP");
+    let scope = |text: &str| works.iter().any(|w| w["scope"].as_str().unwrap().contains(text));
+    assert!(scope("step: double_blocks.0.img_attn") && scope("step: single_blocks.0"), "{works:?}");
+}
+
 #[test]
 fn tuning_is_remembered_and_removed() {
     let place = Place::new();
