@@ -32,17 +32,35 @@ impl Conv2d {
         stride: usize,
         padding: usize,
     ) -> Result<Self> {
-        let oihw = w.get("weight", &[out, cin, side, side])?.to_f32()?;
-        let taps = side * side;
-        let ohwi: Vec<f32> = (0..out)
-            .flat_map(|o| (0..taps).flat_map(move |t| (0..cin).map(move |i| (o * cin + i) * taps + t)))
-            .map(|at| oihw[at])
-            .collect();
         Ok(Self {
-            weight: l.values(w.prefix(), [out, side, side, cin], &ohwi)?,
+            weight: l.values(w.prefix(), [out, side, side, cin], &ohwi(w, out, cin, side)?)?,
             bias: l.values(w.prefix(), [out], &w.get("bias", &[out])?.to_f32()?)?,
             stride,
             padding,
+        })
+    }
+
+    /// A convolution of stride 2 whose input has a row and a column of zeros at the bottom and at the right only, as
+    /// latent diffusion's `Downsample`. It is one of kernel `side + 1` with a first row and column of zeros, padded on
+    /// every side.
+    ///
+    /// # Errors
+    /// `Weights`, `OutOfMemory`.
+    pub fn load_padded_after(l: &Loader<'_>, w: &Weights, out: usize, cin: usize, side: usize) -> Result<Self> {
+        let row = side * cin;
+        let mut padded = Vec::with_capacity(out * (side + 1) * (row + cin));
+        for filter in ohwi(w, out, cin, side)?.chunks(side * row) {
+            padded.resize(padded.len() + row + cin, 0.0);
+            for line in filter.chunks(row) {
+                padded.resize(padded.len() + cin, 0.0);
+                padded.extend_from_slice(line);
+            }
+        }
+        Ok(Self {
+            weight: l.values(w.prefix(), [out, side + 1, side + 1, cin], &padded)?,
+            bias: l.values(w.prefix(), [out], &w.get("bias", &[out])?.to_f32()?)?,
+            stride: 2,
+            padding: 1,
         })
     }
 
@@ -55,6 +73,14 @@ impl Conv2d {
         let c = conv2d::Conv2d { stride: self.stride, padding: self.padding, activation: Activation::None, residual };
         conv2d::conv2d(g, x, weight, bias, c)
     }
+}
+
+/// `weight (out, in, side, side)` in the order `(out, side, side, in)`.
+fn ohwi(w: &Weights, out: usize, cin: usize, side: usize) -> Result<Vec<f32>> {
+    let oihw = w.get("weight", &[out, cin, side, side])?.to_f32()?;
+    let taps = side * side;
+    let order = (0..out).flat_map(|o| (0..taps).flat_map(move |t| (0..cin).map(move |i| (o * cin + i) * taps + t)));
+    Ok(order.map(|at| oihw[at]).collect())
 }
 
 /// A transposed convolution of kernel 2 and stride 2: upscaling.

@@ -8,7 +8,7 @@ pub mod projection;
 pub use conv::{Conv2d, ConvTranspose2d};
 pub(crate) use linear::Rows;
 pub use linear::{Linear, Run};
-pub use norm::LayerNorm;
+pub use norm::{GroupNorm, LayerNorm};
 
 use crate::{
     error::{Context, Result},

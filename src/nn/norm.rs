@@ -1,11 +1,11 @@
-//! Layer norm with its weights.
+//! Norms with their weights.
 
 use super::Loader;
 use crate::{
     error::Result,
     gpu::Tensor,
     graph::{Graph, Value},
-    kernels::layer_norm::layer_norm,
+    kernels::{activation::Activation, group_norm::group_norm, group_stats::group_stats, layer_norm::layer_norm},
     weights::Weights,
 };
 
@@ -46,5 +46,35 @@ impl LayerNorm {
     fn run(&self, g: &mut Graph, x: Value, gelu: bool) -> Result<Value> {
         let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
         layer_norm(g, x, weight, bias, self.eps, gelu)
+    }
+}
+
+/// `torch.nn.GroupNorm` on NHWC images.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    groups: usize,
+    eps: f32,
+}
+
+impl GroupNorm {
+    /// `weight` and `bias` of `channels` under `w`.
+    ///
+    /// # Errors
+    /// `Weights`, `OutOfMemory`.
+    pub fn load(l: &Loader<'_>, w: &Weights, channels: usize, groups: usize, eps: f32) -> Result<Self> {
+        let load = |name| l.values(w.prefix(), [channels], &w.get(name, &[channels])?.to_f32()?);
+        Ok(Self { weight: load("weight")?, bias: load("bias")?, groups, eps })
+    }
+
+    /// `activation` of the normalised `x (n, h, w, channels)`.
+    ///
+    /// # Errors
+    /// `Shape`.
+    pub fn forward(&self, g: &mut Graph, x: Value, activation: Activation) -> Result<Value> {
+        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
+        let stats = group_stats(g, x, self.groups, self.eps)?;
+        group_norm(g, x, stats, weight, bias, activation)
     }
 }

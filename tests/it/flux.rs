@@ -1,13 +1,17 @@
-//! The FLUX transformers against diffusers, by the miniatures of `tests/fixtures/flux*_transformer_mini`: random weights,
-//! and what diffusers computed in f64 for a batch of two, stage by stage. The `dev` transformers are in the authors'
-//! layout of weights, the others in diffusers'.
+//! FLUX against diffusers, by the miniatures of `tests/fixtures/flux*_mini`: random weights, and what diffusers computed in
+//! f64, stage by stage; the transformers for a batch of two. The `dev` transformers are in the authors' layout of
+//! weights, the others in diffusers'.
 
 use crate::common::{fixture, gpu};
 use impasto::{
     gpu::Checks,
     graph::{BindOptions, Bound, Control, Graph, Value},
     kernels::deviation,
-    models::flux::{self, Condition, Config, Size, Transformer, Version, rope},
+    models::flux::{
+        self, Condition, Config, Size, Transformer, Version,
+        autoencoder::{self, AutoEncoder},
+        rope,
+    },
     nn::{
         Storage,
         projection::{Apply, Parameters, Projection, Selection, Tokens},
@@ -275,4 +279,82 @@ fn rotary_tables_equal_the_reference() {
     let pictures = [rope::image_positions(6, 4, 0.0), rope::image_positions(3, 2, 10.0)].concat();
     let ours = [rope::text_positions(&mini.config, mini.size().text), pictures].concat();
     assert_eq!(ours, mini.positions());
+}
+
+/// `(n, c, h, w)` to `(n, h, w, c)`.
+fn channels_last(nchw: &[f32], [n, c, h, w]: [usize; 4]) -> Vec<f32> {
+    let at = |i: usize| {
+        let (image, y, x, k) = (i / (c * h * w), i / (c * w) % h, i / c % w, i % c);
+        nchw[((image * c + k) * h + y) * w + x]
+    };
+    (0..n * c * h * w).map(at).collect()
+}
+
+/// An autoencoder's fixture: every stage of encoder and decoder, some with every fourth channel only.
+fn check_autoencoder(name: &str, latent: usize) {
+    let (gpu, folder) = (gpu(Checks::Trusted), fixture(name));
+    let io = Weights::open(&folder.join("io.safetensors")).unwrap();
+    let weights = Weights::open(&folder.join("model.safetensors")).unwrap();
+    let ae = AutoEncoder::load(gpu, &weights, autoencoder::GROUPS).unwrap();
+    assert_eq!(ae.latent_channels(), latent);
+    let get = |name: &str| {
+        let tensor = io.tensor(name).unwrap();
+        let shape: [usize; 4] = tensor.shape().try_into().unwrap();
+        (channels_last(&tensor.to_f32().unwrap(), shape), shape)
+    };
+    // Of some stages the fixture has every fourth channel.
+    let near = |stage: &str, found: &[f32], channels: usize| {
+        let (expected, shape) = get(stage);
+        let found: Vec<f32> = found.iter().copied().step_by(channels / shape[1]).collect();
+        let (nmse, max) = deviation(&found, &expected);
+        println!("{name} {stage}: nmse {nmse:.1e}, max {max:.1e}");
+        assert!(nmse <= 1e-8, "{name} {stage}: nmse {nmse:.1e}, max {max:.1e}");
+    };
+    let run = |input: &str, encode: bool| {
+        let (values, [n, _, h, w]) = get(input);
+        let mut g = Graph::new(gpu.target());
+        g.tap(["*"]);
+        let (graph, x, y) = match encode {
+            true => ae.record_encode(g, [n, h, w]).unwrap(),
+            false => ae.record_decode(g, [n, h, w]).unwrap(),
+        };
+        let mut bound = graph.plan().unwrap().bind(gpu, &BindOptions::default()).unwrap();
+        let tapped = bound.tapped().to_vec();
+        let outputs: Vec<_> = tapped.iter().map(|(_, v)| *v).chain([y]).collect();
+        let inputs: [(_, &[u8]); 1] = [(x, bytemuck::cast_slice(&values))];
+        let mut found = block_on(bound.run_f32(&inputs, &outputs, Control::default())).unwrap();
+        let result = found.pop().unwrap();
+        let theirs = |path: &str| match path.strip_prefix("decoder.up.") {
+            Some(level) => format!("decoder.up_blocks.{}", 3 - level.parse::<usize>().unwrap()),
+            None => {
+                path.replace(".mid", ".mid_block").replace("attn_1", "attentions.0").replace(".down.", ".down_blocks.")
+            }
+        };
+        let mut stages = 0;
+        for ((path, v), values) in tapped.iter().zip(&found) {
+            let stage = theirs(path);
+            if io.has(&stage) {
+                near(&stage, values, *bound.graph().shape(*v).last().unwrap());
+                stages += 1;
+            }
+        }
+        assert!(stages >= 4, "only {stages} stages of {input} were compared");
+        result
+    };
+    let moments = run("in.image", true);
+    let half =
+        |k: usize| moments.chunks(2 * latent).flat_map(|m| m[k * latent..][..latent].to_vec()).collect::<Vec<_>>();
+    near("latent_mean", &half(0), latent);
+    near("latent_logvar", &half(1), latent);
+    near("decoded", &run("in.z", false), 3);
+}
+
+#[test]
+fn flux1_autoencoder_equals_the_reference() {
+    check_autoencoder("flux1_vae_mini", 16);
+}
+
+#[test]
+fn flux2_autoencoder_equals_the_reference() {
+    check_autoencoder("flux2_vae_mini", 32);
 }

@@ -2,6 +2,7 @@
 //!
 //! File and type names follow black-forest-labs/flux; so do weight paths, which are also the scopes of the graph.
 
+pub mod autoencoder;
 mod blocks;
 mod conditioning;
 pub mod config;

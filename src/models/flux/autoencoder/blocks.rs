@@ -1,0 +1,182 @@
+//! The parts of encoder and decoder, on NHWC images. After `ResnetBlock`, `AttnBlock`, `Downsample` and `Upsample` in
+//! `modules/autoencoder.py` of black-forest-labs/flux.
+
+use super::{EPS, channels_out};
+use crate::{
+    error::Result,
+    graph::{Graph, Value},
+    kernels::{
+        activation::Activation,
+        attention::{Attention, Operand, attention},
+        resize::{Resize, resize},
+    },
+    nn::{
+        Conv2d, GroupNorm, Loader,
+        projection::{Apply, Parameters, Projection, Selection, Tokens},
+    },
+    weights::Weights,
+};
+
+/// Two convolutions, each after norm and SiLU, and the input again.
+#[derive(Debug)]
+pub(super) struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    nin_shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    /// From `cin` channels to those that the checkpoint has.
+    pub(super) fn load(l: &Loader<'_>, w: &Weights, cin: usize, groups: usize) -> Result<(Self, usize)> {
+        let out = channels_out(w, "conv1")?;
+        let shortcut = || Conv2d::load(l, &w.at("nin_shortcut"), out, cin, 1, 1, 0);
+        let block = Self {
+            norm1: GroupNorm::load(l, &w.at("norm1"), cin, groups, EPS)?,
+            conv1: Conv2d::load(l, &w.at("conv1"), out, cin, 3, 1, 1)?,
+            norm2: GroupNorm::load(l, &w.at("norm2"), out, groups, EPS)?,
+            conv2: Conv2d::load(l, &w.at("conv2"), out, out, 3, 1, 1)?,
+            nin_shortcut: if cin == out { None } else { Some(shortcut()?) },
+        };
+        Ok((block, out))
+    }
+
+    pub(super) fn forward(&self, g: &mut Graph, x: Value) -> Result<Value> {
+        let h = self.norm1.forward(g, x, Activation::Silu)?;
+        let h = self.conv1.forward(g, h, None)?;
+        let h = self.norm2.forward(g, h, Activation::Silu)?;
+        let x = match &self.nin_shortcut {
+            Some(conv) => conv.forward(g, x, None)?,
+            None => x,
+        };
+        self.conv2.forward(g, h, Some(x))
+    }
+}
+
+/// Attention over all pixels, one head.
+#[derive(Debug)]
+struct AttnBlock {
+    norm: GroupNorm,
+    /// `q`, `k` and `v`.
+    qkv: Projection,
+    proj_out: Projection,
+    channels: usize,
+}
+
+impl AttnBlock {
+    fn load(l: &Loader<'_>, w: &Weights, c: usize, groups: usize) -> Result<Self> {
+        let p = Parameters::new(l.gpu, l.storage);
+        let layers = ["q", "k", "v"].map(|name| (name, c)).to_vec();
+        Ok(Self {
+            norm: GroupNorm::load(l, &w.at("norm"), c, groups, EPS)?,
+            qkv: Projection::load(&p, w, &Selection { layers, ..Selection::of("", 3 * c, c, true) })?,
+            proj_out: Projection::load(&p, w, &Selection::of("proj_out", c, c, true))?,
+            channels: c,
+        })
+    }
+
+    fn forward(&self, g: &mut Graph, x: Value) -> Result<Value> {
+        let [batch, h, w, c] = g.shape(x).axes("attn_1")?;
+        let tokens = h * w;
+        let n = self.norm.forward(g, x, Activation::None)?;
+        let sequence = |g: &mut Graph, v: Value| {
+            let v = g.reshape(v, [batch, tokens, c])?;
+            Tokens::all(g, v)
+        };
+        let n = sequence(g, n)?;
+        let value = self.qkv.run(g, n, Apply::default())?;
+        let row = 3 * self.channels;
+        let part = |i: usize| Operand { value, offset: i * c, batch: tokens * row, row, head: c };
+        let (q, k, v, scale) = (part(0), part(1), part(2), (c as f32).powf(-0.5));
+        let (queries, keys) = (tokens, tokens);
+        let a = attention(g, Attention { batch, heads: 1, head_dim: c, queries, keys, scale, q, k, v, windows: None })?;
+        let (a, residual) = (sequence(g, a)?, Some(sequence(g, x)?));
+        let y = self.proj_out.run(g, a, Apply { residual, ..Apply::default() })?;
+        g.reshape(y, [batch, h, w, c])
+    }
+}
+
+/// The lowest resolution: block, attention, block.
+#[derive(Debug)]
+pub(super) struct Mid {
+    block_1: ResnetBlock,
+    attn_1: AttnBlock,
+    block_2: ResnetBlock,
+}
+
+impl Mid {
+    pub(super) fn load(l: &Loader<'_>, w: &Weights, c: usize, groups: usize) -> Result<Self> {
+        Ok(Self {
+            block_1: ResnetBlock::load(l, &w.at("block_1"), c, groups)?.0,
+            attn_1: AttnBlock::load(l, &w.at("attn_1"), c, groups)?,
+            block_2: ResnetBlock::load(l, &w.at("block_2"), c, groups)?.0,
+        })
+    }
+
+    pub(super) fn forward(&self, g: &mut Graph, x: Value) -> Result<Value> {
+        let x = g.scope("block_1", |g| self.block_1.forward(g, x))?;
+        let x = g.scope("attn_1", |g| {
+            let y = self.attn_1.forward(g, x)?;
+            g.mark(y, "");
+            Ok(y)
+        })?;
+        let x = g.scope("block_2", |g| self.block_2.forward(g, x))?;
+        g.mark(x, "");
+        Ok(x)
+    }
+}
+
+/// What a level ends with.
+#[derive(Debug)]
+enum Resample {
+    None,
+    /// Half the size, padded at the bottom and the right.
+    Down(Conv2d),
+    /// Twice the size, each pixel repeated, then a convolution.
+    Up(Conv2d),
+}
+
+/// Blocks at one resolution.
+#[derive(Debug)]
+pub(super) struct Level {
+    blocks: Vec<ResnetBlock>,
+    resample: Resample,
+}
+
+impl Level {
+    /// From `cin` channels to those that the checkpoint has.
+    pub(super) fn load(l: &Loader<'_>, w: &Weights, cin: usize, groups: usize) -> Result<(Self, usize)> {
+        let (mut blocks, mut channels) = (Vec::new(), cin);
+        while w.at("block").at(blocks.len()).has("conv1.weight") {
+            let (block, out) = ResnetBlock::load(l, &w.at("block").at(blocks.len()), channels, groups)?;
+            blocks.push(block);
+            channels = out;
+        }
+        let resample = match (w.at("downsample.conv"), w.at("upsample.conv")) {
+            (down, _) if down.has("weight") => {
+                Resample::Down(Conv2d::load_padded_after(l, &down, channels, channels, 3)?)
+            }
+            (_, up) if up.has("weight") => Resample::Up(Conv2d::load(l, &up, channels, channels, 3, 1, 1)?),
+            _ => Resample::None,
+        };
+        Ok((Self { blocks, resample }, channels))
+    }
+
+    pub(super) fn forward(&self, g: &mut Graph, mut x: Value) -> Result<Value> {
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = g.scope(format!("block.{i}"), |g| block.forward(g, x))?;
+        }
+        x = match &self.resample {
+            Resample::None => x,
+            Resample::Down(conv) => g.scope("downsample", |g| conv.forward(g, x, None))?,
+            Resample::Up(conv) => g.scope("upsample", |g| {
+                let [_, h, w, _] = g.shape(x).axes("upsample")?;
+                let x = resize(g, x, 2 * h, 2 * w, Resize::Nearest)?;
+                conv.forward(g, x, None)
+            })?,
+        };
+        g.mark(x, "");
+        Ok(x)
+    }
+}
