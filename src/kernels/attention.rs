@@ -245,7 +245,10 @@ fn check(g: &Graph, a: &Attention) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::ErrorKind, kernel::Family};
+    use crate::{
+        error::ErrorKind,
+        kernel::{Family, Feature},
+    };
 
     /// A call on fused rows `[q | k | v]` of one image.
     fn fused(g: &mut Graph, heads: usize, head_dim: usize, tokens: usize) -> Attention {
@@ -258,7 +261,7 @@ mod tests {
 
     #[test]
     fn chooses_by_shape() {
-        let software = Target { subgroup: Some(8), ..Target::of(Family::Software) };
+        let software = Target { subgroup: Some(8), features: vec![Feature::Int64], ..Target::of(Family::Software) };
         for (target, heads, head_dim, tokens, queries, variant, dispatches) in [
             (Target::default(), 4, 96, 4096, 4096, "tile64", 1),
             (Target::default(), 12, 128, 4608, 4608, "tile64", 1),

@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 /// From the ground up. Modules of one line may not use each other.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["shape", "quant", "kernel", "wgsl", "image", "trace"],
+    &["shape"],
+    &["quant", "kernel", "wgsl", "image", "trace"],
     &["gpu", "weights"],
     &["graph"],
     &["kernels"],
