@@ -1,4 +1,4 @@
-//! The same shapes on the same adapter: impasto beside ggml. See README.md.
+//! The same shapes on the same adapter: impasto beside burn and ggml. See README.md.
 
 mod data;
 mod measure;
@@ -15,7 +15,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Times the same operations with impasto and with ggml, in turns, on one adapter.
+/// Times the same operations with impasto and with other libraries, in turns, on one adapter.
 #[derive(Debug, Parser)]
 struct Args {
     /// A part of the adapter's name, or its index; the best there is otherwise
@@ -107,11 +107,16 @@ fn run(args: &Args) -> Result<bool> {
 
 type Opened = (String, Result<Box<dyn Peer>>);
 
-/// Opens every peer that was asked for on impasto's adapter.
+/// Opens every peer that is built in or named on impasto's adapter.
 fn open(args: &Args, gpu: &Gpu) -> Vec<Opened> {
     let info = gpu.info();
+    let mut opened: Vec<Opened> =
+        peer::BUILT_IN.iter().map(|(name, open)| (name.to_string(), guarded(|| open(info)))).collect();
+    let Some(program) = &args.ggml else { return opened };
     let software = info.device_type == "cpu";
-    let Some(program) = &args.ggml else { return Vec::new() };
-    let peer = |weights| guarded(|| Ok(Box::new(Ggml::new(program, &info.name, software, weights)?) as Box<dyn Peer>));
-    args.ggml_types.iter().map(|&weights| ("ggml".to_string(), peer(weights))).collect()
+    opened.extend(args.ggml_types.iter().map(|&weights| {
+        let peer = guarded(|| Ok(Box::new(Ggml::new(program, &info.name, software, weights)?) as Box<dyn Peer>));
+        ("ggml".to_string(), peer)
+    }));
+    opened
 }

@@ -1,6 +1,10 @@
 //! The libraries behind one interface: load a case, verify it, time it.
 
+#[cfg(feature = "burn")]
+mod burn;
 mod ggml;
+#[cfg(feature = "burn")]
+mod layout;
 mod ours;
 
 pub(crate) use self::{
@@ -13,10 +17,20 @@ use crate::{
     data::{ALLOWED, Data, Samples},
     shapes::Op,
 };
+use impasto::gpu::AdapterInfo;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     time::Instant,
 };
+
+/// Opens a library on the adapter that impasto has opened.
+type Open = fn(&AdapterInfo) -> Result<Box<dyn Peer>>;
+
+/// The peers in this process, by name.
+pub(crate) const BUILT_IN: &[(&str, Open)] = &[
+    #[cfg(feature = "burn")]
+    ("burn", |info| Ok(Box::new(self::burn::Burn::new(info)?))),
+];
 
 /// A library on the adapter.
 pub(crate) trait Peer {
