@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn each_failure_is_one_clear_line() {
-        let good = || row(10, 90);
+        let good = || row(10, 95);
         assert_eq!(judge(good(), Some(good())), Vec::<String>::new());
         let one = |row: Row, message: &str| {
             let lines = judge(row, Some(good()));
@@ -164,7 +164,7 @@ mod tests {
         one(Row { stats: Stats { spilled_vgpr: 3, ..good().stats }, ..good() }, "spills 3 vector");
         one(Row { stats: Stats { spilled_sgpr: 2, ..good().stats }, ..good() }, "2 scalar");
         one(Row { stats: Stats { scratch: 64, ..good().stats }, ..good() }, "64 bytes of scratch");
-        one(row(9, 90), "occupancy 9, the floor is 10");
+        one(row(9, 95), "occupancy 9, the floor is 10");
         one(row(10, 60), "has 0.600 of multiply-adds");
         one(Row { loops: Vec::new(), ..good() }, "0 inner loops, 1 expected");
         one(Row { stats: Stats { instructions: 1051, ..good().stats }, ..good() }, "1051 instructions");
@@ -176,16 +176,16 @@ mod tests {
 
     #[test]
     fn another_driver_counts_other_instructions() {
-        let more = Row { stats: Stats { instructions: 2000, spilled_vgpr: 1, ..row(10, 90).stats }, ..row(10, 90) };
+        let more = Row { stats: Stats { instructions: 2000, spilled_vgpr: 1, ..row(10, 95).stats }, ..row(10, 95) };
         let new = Report { driver: "Mesa 2".into(), ..report(Some(more)) };
-        let lines = failures(&new, &report(Some(row(10, 90))), true);
+        let lines = failures(&new, &report(Some(row(10, 95))), true);
         assert!(lines.len() == 1 && lines[0].contains("spills"), "{lines:?}");
     }
 
     #[test]
     fn what_is_written_is_read() {
         let path = std::env::temp_dir().join(format!("gpu_report_{}.json", std::process::id()));
-        let mut written = report(Some(row(10, 90)));
+        let mut written = report(Some(row(10, 95)));
         written.rows.insert("vega10 rope/line".into(), row(8, 50));
         write(&written, &path).unwrap();
         let lines = std::fs::read_to_string(&path).unwrap().lines().count();
