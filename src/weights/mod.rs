@@ -15,6 +15,7 @@
 
 mod bytes;
 mod dtype;
+mod expect;
 mod gguf;
 mod names;
 #[cfg(not(target_arch = "wasm32"))]

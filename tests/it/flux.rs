@@ -11,6 +11,7 @@ use impasto::{
         self, Condition, Config, Size, Transformer, Version,
         autoencoder::{self, AutoEncoder},
         rope,
+        sampling::{image_ids, text_ids},
     },
     nn::{
         Storage,
@@ -53,13 +54,13 @@ impl Mini {
         parts.flat_map(|(txt, img)| [txt, img].concat()).collect()
     }
 
-    fn positions(&self) -> Vec<rope::Position> {
+    fn positions(&self) -> Vec<[u32; 4]> {
         let Size { text, image, .. } = self.size();
         let axes = if self.config.version == Version::Flux1 { 3 } else { 4 };
         let of = |name: &str, tokens: usize| {
             let all = self.get(name);
-            let position = |p: &[f32]| std::array::from_fn(|i| p.get(i).copied().unwrap_or(0.0));
-            all.chunks(axes).take(tokens).map(position).collect::<Vec<rope::Position>>()
+            let position = |p: &[f32]| std::array::from_fn(|i| p.get(i).map_or(0, |v| *v as u32));
+            all.chunks(axes).take(tokens).map(position).collect::<Vec<[u32; 4]>>()
         };
         [of("in.txt_ids", text), of("in.img_ids", image)].concat()
     }
@@ -276,8 +277,8 @@ fn rotary_tables_equal_the_reference() {
     }
     // klein's miniature has a picture of 6 by 4 tokens and refers to one of 3 by 2.
     let mini = Mini::open("flux2_klein");
-    let pictures = [rope::image_positions(6, 4, 0.0), rope::image_positions(3, 2, 10.0)].concat();
-    let ours = [rope::text_positions(&mini.config, mini.size().text), pictures].concat();
+    let pictures = [image_ids(0, 6, 4), image_ids(10, 3, 2)].concat();
+    let ours = [text_ids(mini.config.version, mini.size().text), pictures].concat();
     assert_eq!(ours, mini.positions());
 }
 

@@ -6,11 +6,12 @@
 use std::fmt;
 
 /// FLUX.1 or FLUX.2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Version {
-    /// August 2024: modulation in every block, biases, GELU, text from CLIP and T5.
+    /// August 2024: modulation in every block, biases, GELU, text from CLIP and T5, 16 latent channels.
     Flux1,
-    /// November 2025: modulation shared by all blocks, no biases, SwiGLU, text from a language model.
+    /// November 2025: modulation shared by all blocks, no biases, SwiGLU, text from a language model, 32 latent channels.
     Flux2,
 }
 

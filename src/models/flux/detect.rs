@@ -45,7 +45,7 @@ impl Config {
         };
         compare(&config, &json, weights.origin())?;
         check_geometry(&config)?;
-        check_tensors(weights, &config, layout)?;
+        weights.expect(tensors(&config, layout).iter())?;
         Ok(config)
     }
 }
@@ -62,11 +62,11 @@ fn read(weights: &Weights) -> Result<Config> {
         true => Version::Flux2,
         false => Version::Flux1,
     };
-    let [hidden, in_channels] = axes(weights, "img_in.weight")?;
-    let [_, context] = axes(weights, "txt_in.weight")?;
-    let [out_channels, _] = axes(weights, "final_layer.linear.weight")?;
-    let [head_dim] = axes(weights, "double_blocks.0.img_attn.norm.key_norm.scale")?;
-    let [mlp, _] = axes(weights, "double_blocks.0.img_mlp.0.weight")?;
+    let [hidden, in_channels] = weights.axes("img_in.weight")?;
+    let [_, context] = weights.axes("txt_in.weight")?;
+    let [out_channels, _] = weights.axes("final_layer.linear.weight")?;
+    let [head_dim] = weights.axes("double_blocks.0.img_attn.norm.key_norm.scale")?;
+    let [mlp, _] = weights.axes("double_blocks.0.img_mlp.0.weight")?;
     ensure!(
         head_dim > 0 && hidden.is_multiple_of(head_dim),
         Weights,
@@ -74,7 +74,7 @@ fn read(weights: &Weights) -> Result<Config> {
         weights.origin()
     );
     let pooled = match weights.has("vector_in.in_layer.weight") {
-        true => Some(axes::<2>(weights, "vector_in.in_layer.weight")?[1]),
+        true => Some(weights.axes::<2>("vector_in.in_layer.weight")?[1]),
         false => None,
     };
     let count = |blocks: &str, name: &str| (0..).take_while(|i| weights.at(blocks).at(i).has(name)).count();
@@ -156,33 +156,4 @@ fn check_geometry(c: &Config) -> Result<()> {
         "a FLUX.1 transformer has a vector_in, a FLUX.2 one has none"
     );
     Ok(())
-}
-
-fn axes<const N: usize>(weights: &Weights, name: &str) -> Result<[usize; N]> {
-    let tensor = weights.tensor(name)?;
-    match tensor.shape().try_into() {
-        Ok(axes) => Ok(axes),
-        Err(_) => bail!(
-            Weights,
-            "{}: tensor '{}' has the shape {:?}, not one of {N} axes",
-            weights.origin(),
-            tensor.name(),
-            tensor.shape()
-        ),
-    }
-}
-
-/// All tensors are there, in their shapes. Tells of the first that is not, and of how many more there are.
-fn check_tensors(weights: &Weights, c: &Config, layout: Layout) -> Result<()> {
-    let all = tensors(c, layout);
-    let bad: Vec<_> = all.iter().filter(|(name, shape)| weights.shape(name).is_none_or(|s| s != *shape)).collect();
-    let Some((name, shape)) = bad.first() else { return Ok(()) };
-    let said = match bad.len() {
-        1 => "a tensor is not as it should be".into(),
-        n => format!("{n} of {} tensors are not as they should be; the first", all.len()),
-    };
-    match weights.get(name, shape) {
-        Err(e) => Err(e.context(said)),
-        Ok(_) => bail!(Internal, "tensor '{name}' was not as it should be a moment ago"),
-    }
 }

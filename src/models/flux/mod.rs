@@ -30,18 +30,7 @@ use crate::{error::Result, weights::Weights};
 /// Those of [`Weights::open`] and of [`Config::detect`].
 #[cfg(not(target_arch = "wasm32"))]
 pub fn open(path: &std::path::Path) -> Result<(Config, Weights)> {
-    use crate::error::{ErrorKind, IntoError};
-    let weights = Weights::open(path)?;
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(std::path::Path::new("")) };
-    let file = folder.join("config.json");
-    let json = match file.is_file() {
-        true => {
-            Some(std::fs::read_to_string(&file).error(ErrorKind::Io, || format!("cannot read '{}'", file.display()))?)
-        }
-        false => None,
-    };
-    // Beside a single file may lie the config.json of something else; in a model's folder it is the model's.
-    let json = json.filter(|json| path.is_dir() || detect::is_transformer(json));
+    let (weights, json) = Weights::open_with_config(path, detect::is_transformer)?;
     from_parts(&weights, json.as_deref())
 }
 

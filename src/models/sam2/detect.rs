@@ -3,13 +3,13 @@
 use super::{
     config::{Config, Hiera, Memory, SIZES, TINY, Version},
     json,
-    tensors::{Tensor, image_tensors, memory_tensors},
+    tensors::{image_tensors, memory_tensors},
 };
 use crate::{
     error::{Result, bail, ensure},
     weights::Weights,
 };
-use std::{borrow::Cow, fmt::Debug};
+use std::fmt::Debug;
 
 /// Layers of one kind. The released models have 48 at most.
 const MOST_LAYERS: usize = 256;
@@ -43,7 +43,8 @@ impl Config {
         found.compare(&config, by, weights)?;
         config.version = config.version.or(found.version);
         config.check_geometry()?;
-        check_tensors(weights, &image_tensors(&config), &memory_tensors(&config))?;
+        let (image, memory) = (image_tensors(&config), memory_tensors(&config));
+        weights.expect(image.iter().chain(&memory))?;
         Ok(config)
     }
 
@@ -121,17 +122,17 @@ impl Found {
     fn read(weights: &Weights) -> Result<Self> {
         let trunk = weights.at("image_encoder.trunk");
         let (dims, blocks) = stages(&trunk)?;
-        let [_, _, height, width] = axes(&trunk, "pos_embed")?;
-        let [_, _, window, _] = axes(&trunk, "pos_embed_window")?;
-        let [mlp, _] = axes(&trunk, "blocks.0.mlp.layers.0.weight")?;
-        let [hidden, ..] = axes::<4>(weights, "image_encoder.neck.convs.0.conv.weight")?;
-        let [mask_channels, ..] = axes::<4>(weights, "sam_prompt_encoder.mask_downscaling.3.weight")?;
+        let [_, _, height, width] = trunk.axes("pos_embed")?;
+        let [_, _, window, _] = trunk.axes("pos_embed_window")?;
+        let [mlp, _] = trunk.axes("blocks.0.mlp.layers.0.weight")?;
+        let [hidden, ..] = weights.axes::<4>("image_encoder.neck.convs.0.conv.weight")?;
+        let [mask_channels, ..] = weights.axes::<4>("sam_prompt_encoder.mask_downscaling.3.weight")?;
 
         let decoder = weights.at("sam_mask_decoder");
-        let [mask_tokens, _] = axes(&decoder, "mask_tokens.weight")?;
-        let [iou_hidden, _] = axes(&decoder, "iou_prediction_head.layers.0.weight")?;
-        let [mlp_dim, _] = axes(&decoder, "transformer.layers.0.mlp.layers.0.weight")?;
-        let [inner, _] = axes(&decoder, "transformer.final_attn_token_to_image.q_proj.weight")?;
+        let [mask_tokens, _] = decoder.axes("mask_tokens.weight")?;
+        let [iou_hidden, _] = decoder.axes("iou_prediction_head.layers.0.weight")?;
+        let [mlp_dim, _] = decoder.axes("transformer.layers.0.mlp.layers.0.weight")?;
+        let [inner, _] = decoder.axes("transformer.final_attn_token_to_image.q_proj.weight")?;
         let has_memory = weights.has("maskmem_tpos_enc");
         let version = has_memory.then(|| match weights.has("no_obj_embed_spatial") {
             true => Version::V2_1,
@@ -234,7 +235,7 @@ fn stages(trunk: &Weights) -> Result<([usize; 4], [usize; 4])> {
     for i in 0..count(&trunk.at("blocks"), "norm1.weight") {
         let block = trunk.at("blocks").at(i);
         if i == 0 || block.has("proj.weight") {
-            let [dim] = axes(&block, "norm2.weight")?;
+            let [dim] = block.axes("norm2.weight")?;
             dims.push(dim);
             blocks.push(0);
         }
@@ -252,9 +253,9 @@ fn stages(trunk: &Weights) -> Result<([usize; 4], [usize; 4])> {
 
 /// The memory, with the released constants where tensors do not tell.
 fn memory(weights: &Weights) -> Result<Memory> {
-    let [slots, _, _, dim] = axes(weights, "maskmem_tpos_enc")?;
-    let [mlp_dim, _] = axes(weights, "memory_attention.layers.0.linear1.weight")?;
-    let [fuser_dim, _] = axes(weights, "memory_encoder.fuser.layers.0.pwconv1.weight")?;
+    let [slots, _, _, dim] = weights.axes("maskmem_tpos_enc")?;
+    let [mlp_dim, _] = weights.axes("memory_attention.layers.0.linear1.weight")?;
+    let [fuser_dim, _] = weights.axes("memory_encoder.fuser.layers.0.pwconv1.weight")?;
     let Some(released) = TINY.memory else { bail!(Internal, "the released sizes have a memory") };
     Ok(Memory {
         slots,
@@ -270,36 +271,4 @@ fn memory(weights: &Weights) -> Result<Memory> {
 /// How many of `0.name`, `1.name`, ... there are.
 fn count(weights: &Weights, name: &str) -> usize {
     (0..).take_while(|i| weights.at(i).has(name)).count()
-}
-
-fn axes<const N: usize>(weights: &Weights, name: &str) -> Result<[usize; N]> {
-    let tensor = weights.tensor(name)?;
-    match tensor.shape().try_into() {
-        Ok(axes) => Ok(axes),
-        Err(_) => bail!(
-            Weights,
-            "{}: tensor '{}' has the shape {:?}, not one of {N} axes",
-            weights.origin(),
-            tensor.name(),
-            tensor.shape()
-        ),
-    }
-}
-
-/// All tensors are there, in their shapes. Tells of the first that is not, and of how many more there are.
-fn check_tensors(weights: &Weights, image: &[Tensor], memory: &[Tensor]) -> Result<()> {
-    let all = || image.iter().chain(memory);
-    let bad = |(name, shape): &&Tensor| weights.shape(name).is_none_or(|found| found != *shape);
-    if let Some((name, shape)) = all().find(bad) {
-        let (missing, total) = (all().filter(bad).count(), all().count());
-        let said: Cow<str> = match missing {
-            1 => "a tensor is not as it should be".into(),
-            _ => format!("{missing} of {total} tensors are not as they should be; the first").into(),
-        };
-        return match weights.get(name, shape) {
-            Err(e) => Err(e.context(said)),
-            Ok(_) => bail!(Internal, "tensor '{name}' was not as it should be a moment ago"),
-        };
-    }
-    Ok(())
 }

@@ -8,27 +8,27 @@
 //!
 //! A token holds 2 x 2 neighbours of every channel: feature `4 * channel + 2 * row + column`.
 
-use super::{Family, Size};
+use super::{super::Version, Size};
 use crate::error::{Result, ensure};
 
 /// The latents of a picture of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Latents {
-    family: Family,
+    version: Version,
     size: Size,
 }
 
 impl Latents {
-    /// Those of `family` at `size`.
-    pub fn new(family: Family, size: Size) -> Self {
-        Self { family, size }
+    /// Those of `version` at `size`.
+    pub fn new(version: Version, size: Size) -> Self {
+        Self { version, size }
     }
 
     /// Channels of the autoencoder.
     pub fn channels(self) -> usize {
-        match self.family {
-            Family::Flux1 => 16,
-            Family::Flux2 => 32,
+        match self.version {
+            Version::Flux1 => 16,
+            Version::Flux2 => 32,
         }
     }
 
@@ -50,13 +50,13 @@ impl Latents {
     pub fn tokens_of_noise(self, noise: &[f32]) -> Result<Vec<f32>> {
         self.check("noise", noise)?;
         let (rows, columns) = (self.size.rows(), self.size.columns());
-        Ok(self.build(|token, feature| match self.family {
-            Family::Flux1 => {
+        Ok(self.build(|token, feature| match self.version {
+            Version::Flux1 => {
                 let (channel, y, x) = self.place(token, feature);
                 noise[(channel * 2 * rows + y) * 2 * columns + x]
             }
             // Drawn as features already.
-            Family::Flux2 => noise[feature * rows * columns + token],
+            Version::Flux2 => noise[feature * rows * columns + token],
         }))
     }
 
@@ -177,8 +177,8 @@ mod tests {
     use crate::image::testing::Fixture;
 
     /// 3 rows and 5 columns of tokens.
-    fn small(family: Family) -> Latents {
-        Latents::new(family, Size::exact(80, 48).unwrap())
+    fn small(version: Version) -> Latents {
+        Latents::new(version, Size::exact(80, 48).unwrap())
     }
 
     /// `(c, h, w)` to `(h, w, c)`.
@@ -190,15 +190,15 @@ mod tests {
     #[test]
     fn tokens_are_those_of_diffusers() {
         let reference = Fixture::open("sampling/latents.safetensors");
-        for (family, name, width) in [(Family::Flux1, "flux1", 64), (Family::Flux2, "flux2", 128)] {
-            let latents = small(family);
+        for (version, name, width) in [(Version::Flux1, "flux1", 64), (Version::Flux2, "flux2", 128)] {
+            let latents = small(version);
             assert_eq!((latents.features(), latents.len()), (width, 15 * width));
             let noise = reference.f32(&format!("{name}.noise")).1;
             let tokens = reference.f32(&format!("{name}.tokens")).1;
             assert_eq!(latents.tokens_of_noise(&noise).unwrap(), tokens);
-            let image = match family {
-                Family::Flux1 => channels_last(&noise, 16),
-                Family::Flux2 => channels_last(&reference.f32("flux2.image").1, 32),
+            let image = match version {
+                Version::Flux1 => channels_last(&noise, 16),
+                Version::Flux2 => channels_last(&reference.f32("flux2.image").1, 32),
             };
             assert_eq!(latents.pack(&image).unwrap(), tokens);
             assert_eq!(latents.unpack(&tokens).unwrap(), image);
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn another_size_is_refused() {
-        let latents = small(Family::Flux1);
+        let latents = small(Version::Flux1);
         let e = latents.pack(&[0.0; 64]).unwrap_err();
         assert_eq!(e.to_string(), "an image of latents of 64 elements for a picture of 80x48, which has 960");
         assert!(latents.unpack(&[0.0; 961]).is_err() && latents.tokens_of_noise(&[]).is_err());

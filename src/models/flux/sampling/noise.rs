@@ -1,6 +1,6 @@
 //! Where a picture begins: noise from a seed, as the programs that people compare with draw it.
 
-use super::{Family, cpu_noise::CpuNoise, cuda_noise::CudaNoise};
+use super::{super::Version, cpu_noise::CpuNoise, cuda_noise::CudaNoise};
 use crate::error::{Result, bail};
 use half::bf16;
 
@@ -124,9 +124,9 @@ impl Profile {
     }
 
     /// The generators of `images` pictures from `seed`.
-    pub fn noise(self, family: Family, seed: u64, images: usize) -> Noise {
-        let device = match (self, family) {
-            (Self::Bfl, Family::Flux2) => Device::Cuda { resident_threads: H100 },
+    pub fn noise(self, version: Version, seed: u64, images: usize) -> Noise {
+        let device = match (self, version) {
+            (Self::Bfl, Version::Flux2) => Device::Cuda { resident_threads: H100 },
             _ => Device::Cpu,
         };
         let precision = match self {
@@ -138,7 +138,7 @@ impl Profile {
             Self::Bfl => ((0..images as u64).map(generator).collect(), 1),
             _ => (vec![generator(0)], images),
         };
-        let samples_posterior = matches!(self, Self::Diffusers | Self::DiffusersBf16) && family == Family::Flux1;
+        let samples_posterior = matches!(self, Self::Diffusers | Self::DiffusersBf16) && version == Version::Flux1;
         Noise { generators, together, precision, samples_posterior }
     }
 }
@@ -236,27 +236,27 @@ mod tests {
     #[test]
     fn batches_are_those_of_the_profile() {
         let one = |seed| Generator::new(Device::Cpu, seed).normal(1024, Precision::F32);
-        let batch = Profile::Comfy.noise(Family::Flux2, 5, 3).latents(1024);
+        let batch = Profile::Comfy.noise(Version::Flux2, 5, 3).latents(1024);
         // One draw: its first picture is that of a batch of one, as long as a picture is whole groups of 16.
         assert_eq!((batch.len(), &batch[..1024]), (3072, one(5).as_slice()));
         assert!(!batch.chunks(1024).any(|p| p == one(6)));
 
-        let bfl = Profile::Bfl.noise(Family::Flux1, 5, 2).latents(1024);
+        let bfl = Profile::Bfl.noise(Version::Flux1, 5, 2).latents(1024);
         let rounded = |v: Vec<f32>| v.into_iter().map(|v| bf16::from_f32(v).to_f32()).collect::<Vec<_>>();
         assert_eq!(bfl, [rounded(one(5)), rounded(one(6))].concat());
-        let cuda = Profile::Bfl.noise(Family::Flux2, 0, 1).latents(1024);
+        let cuda = Profile::Bfl.noise(Version::Flux2, 0, 1).latents(1024);
         assert!((cuda[0] + 0.924_663).abs() < 4e-3, "{}", cuda[0]);
     }
 
     #[test]
     fn the_posterior_comes_first_from_the_same_generator() {
-        let mut noise = Profile::Diffusers.noise(Family::Flux1, 11, 2);
+        let mut noise = Profile::Diffusers.noise(Version::Flux1, 11, 2);
         let posterior = noise.posterior(512).unwrap();
         let latents = noise.latents(512);
         let all = Generator::new(Device::Cpu, 11).normal(512 * 3, Precision::F32);
         assert_eq!([posterior, latents].concat(), all);
-        for (profile, family) in [(Profile::Diffusers, Family::Flux2), (Profile::Comfy, Family::Flux1)] {
-            assert_eq!(profile.noise(family, 11, 1).posterior(512), None);
+        for (profile, version) in [(Profile::Diffusers, Version::Flux2), (Profile::Comfy, Version::Flux1)] {
+            assert_eq!(profile.noise(version, 11, 1).posterior(512), None);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Sizes of pictures, and the positions that their tokens have.
 
-use super::Family;
+use super::super::Version;
 use crate::error::{Result, ensure};
 
 /// A picture's size in pixels, both sides multiples of 16: the autoencoder makes one latent of 8 x 8 pixels, and the
@@ -77,8 +77,8 @@ impl Size {
 }
 
 /// Positions `[t, row, column, l]` of a text's tokens on the axes of the rotary embedding; FLUX.1 uses the first three, all 0.
-pub fn text_ids(family: Family, tokens: usize) -> Vec<[u32; 4]> {
-    let l = |i| if family == Family::Flux2 { i as u32 } else { 0 };
+pub fn text_ids(version: Version, tokens: usize) -> Vec<[u32; 4]> {
+    let l = |i| if version == Version::Flux2 { i as u32 } else { 0 };
     (0..tokens).map(|i| [0, 0, 0, l(i)]).collect()
 }
 
@@ -114,9 +114,9 @@ mod tests {
         };
         assert_eq!(reference.f32("flux1.ids").1, flat(image_ids(0, 3, 5), 3));
         assert_eq!(reference.f32("flux2.ids").1, flat(image_ids(0, 3, 5), 4));
-        assert_eq!(reference.f32("flux2.text_ids").1, flat(text_ids(Family::Flux2, 7), 4));
+        assert_eq!(reference.f32("flux2.text_ids").1, flat(text_ids(Version::Flux2, 7), 4));
         let references = [image_ids(10, 2, 3), image_ids(20, 1, 2)].concat();
         assert_eq!(reference.f32("flux2.reference_ids").1, flat(references, 4));
-        assert!(text_ids(Family::Flux1, 9).iter().all(|id| *id == [0; 4]));
+        assert!(text_ids(Version::Flux1, 9).iter().all(|id| *id == [0; 4]));
     }
 }

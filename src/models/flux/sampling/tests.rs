@@ -1,5 +1,6 @@
 //! diffusers' pipelines replayed: with the velocities of their transformers, the same latents after every step.
 
+use super::super::Version;
 use super::*;
 use crate::image::testing::Fixture;
 
@@ -42,16 +43,16 @@ fn pipelines_are_replayed() {
     let all = Fixture::open("sampling/pipelines.safetensors");
     for Run { name, curve, steps, cfg, strength } in RUNS {
         let get = |key: &str| all.f32(&format!("{name}.{key}")).1;
-        let family = if name.starts_with("flux1") { Family::Flux1 } else { Family::Flux2 };
-        let latents = Latents::new(family, Size::exact(96, 64).unwrap());
+        let version = if name.starts_with("flux1") { Version::Flux1 } else { Version::Flux2 };
+        let latents = Latents::new(version, Size::exact(96, 64).unwrap());
         let whole = Schedule::new(*curve, Shift::Bfl, TOKENS, *steps).unwrap();
         assert_eq!(whole.sigmas(), get("sigmas"), "{name}");
         let schedule = whole.at_strength(*strength).unwrap();
 
-        let mut x = match (*name, family) {
+        let mut x = match (*name, version) {
             ("flux1_img2img", _) => get("call0.hidden_states"),
-            (_, Family::Flux1) => get("in.latents"),
-            (_, Family::Flux2) => latents.tokens_of_noise(&get("in.latents")).unwrap(),
+            (_, Version::Flux1) => get("in.latents"),
+            (_, Version::Flux2) => latents.tokens_of_noise(&get("in.latents")).unwrap(),
         };
         assert_near(&x, &get("call0.hidden_states"), name);
         let mut call = 0;
@@ -77,7 +78,7 @@ fn pipelines_are_replayed() {
 fn ids_are_those_of_the_pipelines() {
     let all = Fixture::open("sampling/pipelines.safetensors");
     for Run { name, .. } in RUNS {
-        let (family, axes) = if name.starts_with("flux1") { (Family::Flux1, 3) } else { (Family::Flux2, 4) };
+        let (version, axes) = if name.starts_with("flux1") { (Version::Flux1, 3) } else { (Version::Flux2, 4) };
         let references = match *name {
             "flux1_kontext" => image_ids(1, 4, 6),
             "flux2_klein_edit" => [image_ids(10, 4, 6), image_ids(20, 4, 4)].concat(),
@@ -88,21 +89,21 @@ fn ids_are_those_of_the_pipelines() {
         let image = flat([image_ids(0, 4, 6), references].concat());
         assert_eq!(all.f32(&format!("{name}.call0.img_ids")).1, image, "{name}");
         let text = all.f32(&format!("{name}.call0.txt_ids")).1;
-        assert_eq!(text, flat(text_ids(family, text.len() / axes)), "{name}");
+        assert_eq!(text, flat(text_ids(version, text.len() / axes)), "{name}");
     }
 }
 
 #[test]
 fn the_noise_of_image_to_image_comes_in_the_pipelines_order() {
     let all = Fixture::open("sampling/pipelines.safetensors");
-    let mut noise = Profile::Diffusers.noise(Family::Flux1, 1234, 1);
+    let mut noise = Profile::Diffusers.noise(Version::Flux1, 1234, 1);
     let count = TOKENS * 64;
     assert_eq!(noise.posterior(count).unwrap(), all.f32("flux1_img2img.rng.0").1);
     let drawn = noise.latents(count);
     assert_eq!(drawn, all.f32("flux1_img2img.rng.1").1);
 
     // What was mixed with it, and what is left when it is taken out, has no trace of it.
-    let latents = Latents::new(Family::Flux1, Size::exact(96, 64).unwrap());
+    let latents = Latents::new(Version::Flux1, Size::exact(96, 64).unwrap());
     let sigma = Schedule::new(Curve::Flux1, Shift::Bfl, TOKENS, 5).unwrap().at_strength(0.6).unwrap().sigma(0);
     let packed = latents.tokens_of_noise(&drawn).unwrap();
     let mut start = all.f32("flux1_img2img.call0.hidden_states").1;
