@@ -1,18 +1,18 @@
 //! The measurement itself.
 
 use super::{
-    Roofs, Row, roofs, stats,
+    Roofs, Row,
+    roofs::{self, Arithmetic},
     subject::Subject,
+    timer::Timer,
     verify::{self, Verified},
     work::Work,
 };
 use crate::{
-    error::{ErrorKind, Result, ensure},
+    error::{ErrorKind, Result},
     gpu::{self, Checks, Gpu},
-    graph::{self, BindOptions, Clock, Graph},
-    kernels::elementwise::{Binary, elementwise},
+    graph::Clock,
     selftest,
-    shape::DType,
 };
 use std::time::{Duration, Instant};
 
@@ -63,10 +63,9 @@ pub struct Lab {
     /// The same adapter with shaders that check.
     pub(super) checked: Gpu,
     pub(super) options: Options,
-    pub(super) clock: Clock,
-    /// Nanoseconds that a submit and a launch cost the host's clock.
-    pub(super) empty: [f64; 2],
+    pub(super) timer: Timer,
     pub(super) roofs: Roofs,
+    arithmetic: Arithmetic,
     pub(super) verified: Verified,
 }
 
@@ -85,27 +84,9 @@ impl Lab {
     pub async fn open(adapter: &gpu::Options, options: Options) -> Result<Self> {
         let gpu = selftest::open(adapter).await?;
         let checked = Gpu::open(&gpu::Options { checks: Checks::Checked, ..adapter.clone() }).await?;
-        let clock = match options.clock {
-            Some(Clock::Device) => {
-                ensure!(
-                    gpu.has_timestamps(),
-                    Gpu,
-                    "{} has no timestamp queries; the host's clock works everywhere",
-                    gpu.info().name
-                );
-                Clock::Device
-            }
-            Some(Clock::Host) => Clock::Host,
-            None if gpu.has_timestamps() => Clock::Device,
-            None => Clock::Host,
-        };
-        let roofs = Roofs::default();
-        let mut lab = Self { gpu, checked, options, clock, empty: [0.0; 2], roofs, verified: Verified::default() };
-        if clock == Clock::Host {
-            lab.empty = lab.cost_of_nothing().await?;
-        }
-        lab.roofs = roofs::measure(&lab).await?;
-        Ok(lab)
+        let timer = Timer::new(&gpu, options.clock).await?;
+        let (roofs, arithmetic) = roofs::measure(&gpu, &timer).await?;
+        Ok(Self { gpu, checked, options, timer, roofs, arithmetic, verified: Verified::default() })
     }
 
     /// The device.
@@ -115,29 +96,12 @@ impl Lab {
 
     /// Who measures.
     pub fn clock(&self) -> Clock {
-        self.clock
+        self.timer.clock
     }
 
     /// What the device can do at best.
     pub fn roofs(&self) -> &Roofs {
         &self.roofs
-    }
-
-    /// Nanoseconds of a submit and of a launch that do next to nothing.
-    async fn cost_of_nothing(&self) -> Result<[f64; 2]> {
-        let mut g = Graph::new(self.gpu.target());
-        let x = g.input("x", [4], DType::F32);
-        elementwise(&mut g, x, x, Binary::Add)?;
-        let plan = [g.plan()?.bind(&self.gpu, &BindOptions::default())?];
-        let mut times = [Vec::new(), Vec::new()];
-        for _ in 0..50 {
-            for (plays, times) in [1, 101].into_iter().zip(&mut times) {
-                times.push(graph::time(&plan, plays, Clock::Host).await?.nanoseconds);
-            }
-        }
-        let [one, many] = times.map(|t| stats::median(&t));
-        let launch = ((many - one) / 100.0).max(0.0);
-        Ok([(one - launch).max(0.0), launch])
     }
 
     /// The variants of a call that this device can run, the rules' choice first.
@@ -198,8 +162,9 @@ impl Lab {
                 break;
             }
             for s in &mut subjects {
-                let sample = self.sample(&s.copies, s.plays).await? / s.plays as f64;
+                let sample = self.timer.sample(&s.copies, s.plays).await? / s.plays as f64;
                 s.samples.push(sample * 1e-3);
+                s.roofs.push(self.arithmetic.of(s.variant).sample(&self.timer).await?);
             }
         }
         let default = work.record(&self.gpu, None)?.variant.name;
@@ -223,6 +188,6 @@ impl Lab {
     /// # Errors
     /// What the device reports.
     pub async fn time(&self, prepared: &Prepared, plays: usize) -> Result<f64> {
-        self.sample(&prepared.0.copies, plays).await
+        self.timer.sample(&prepared.0.copies, plays).await
     }
 }

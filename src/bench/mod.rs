@@ -10,6 +10,7 @@ pub mod roofs;
 mod standard;
 pub mod stats;
 mod subject;
+mod timer;
 pub mod tune;
 mod verify;
 mod work;
@@ -49,7 +50,8 @@ pub struct Row {
     pub p90: f64,
     /// The median absolute deviation of the samples.
     pub mad: f64,
-    /// The roof's time over the median: 1 is what the device can do at best.
+    /// The roof's time over the call's: 1 is what the device can do at best. The roof of arithmetic is sampled in turns
+    /// with the call (the median of the ratios), as on a shared machine both move.
     pub of_roof: f64,
     /// Which roof is lower for this call.
     pub bound: Bound,

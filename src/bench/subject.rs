@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    graph::{self, BindOptions, Bound, Control, Value},
+    graph::{BindOptions, Bound, Control, Value},
     kernel::Variant,
 };
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(super) struct Subject {
     first: Duration,
     pub(super) plays: usize,
     pub(super) samples: Vec<f64>,
+    /// The roof of its arithmetic after each sample, `10^9` operations a second.
+    pub(super) roofs: Vec<f64>,
 }
 
 /// Bytes that no cache holds.
@@ -59,14 +61,24 @@ impl Lab {
             b.run(&written, &[], Control::default()).await?;
             bound.push(b);
         }
-        Ok(Subject { variant, copies: bound, flops, bytes, error, first, plays: 1, samples: Vec::new() })
+        Ok(Subject {
+            variant,
+            copies: bound,
+            flops,
+            bytes,
+            error,
+            first,
+            plays: 1,
+            samples: Vec::new(),
+            roofs: Vec::new(),
+        })
     }
 
     /// Plays for the time of a warm-up, and finds how many plays make a sample. The nanoseconds of the last play.
     pub(super) async fn warm_up(&self, s: &mut Subject) -> Result<f64> {
         let start = Instant::now();
         loop {
-            let nanoseconds = self.sample(&s.copies, s.plays).await?;
+            let nanoseconds = self.timer.sample(&s.copies, s.plays).await?;
             if nanoseconds >= SAMPLE.as_nanos() as f64 {
                 if start.elapsed() >= self.options.warm_up {
                     return Ok(nanoseconds / s.plays as f64);
@@ -79,18 +91,13 @@ impl Lab {
         }
     }
 
-    /// Nanoseconds of some plays together, the host's own costs taken off.
-    pub(super) async fn sample(&self, copies: &[Bound], plays: usize) -> Result<f64> {
-        let e = graph::time(copies, plays, self.clock).await?;
-        let nothing = self.empty[0] * e.submits as f64 + self.empty[1] * e.launches as f64;
-        Ok((e.nanoseconds - nothing).max(e.nanoseconds * 0.01))
-    }
-
     pub(super) fn row(&self, work: &Work, s: Subject, default: &str, base: Option<&[f64]>) -> Row {
         let median = stats::median(&s.samples);
         let ratios: Vec<f64> = base.unwrap_or_default().iter().zip(&s.samples).map(|(b, s)| b / s).collect();
-        let compute = s.flops as f64 / self.roofs.of(s.variant) * 1e-3;
+        let compute = |roof: f64| s.flops as f64 / roof * 1e-3;
         let memory = s.bytes as f64 / self.roofs.memory * 1e-3;
+        let of_roof = |(sample, roof): (&f64, &f64)| compute(*roof).max(memory) / sample;
+        let shares: Vec<f64> = s.samples.iter().zip(&s.roofs).map(of_roof).collect();
         Row {
             shape: work.call.label(),
             dtype: format!("{:?}", work.dtype()).to_lowercase(),
@@ -103,8 +110,8 @@ impl Lab {
             p10: stats::quantile(&s.samples, 0.1),
             p90: stats::quantile(&s.samples, 0.9),
             mad: stats::mad(&s.samples),
-            of_roof: compute.max(memory) / median,
-            bound: if compute >= memory { Roof::Compute } else { Roof::Memory },
+            of_roof: stats::median(&shares),
+            bound: if compute(stats::median(&s.roofs)) >= memory { Roof::Compute } else { Roof::Memory },
             speedup: stats::median(&ratios),
             error: s.error,
             compile: (s.first.as_secs_f64() * 1e3 - median * 1e-3).max(0.0),
