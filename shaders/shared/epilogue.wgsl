@@ -18,6 +18,12 @@ alias Sum = f32;
 alias Out = vec#{WIDE}<f32>;
 alias Sum = vec4<f32>;
 #endif
+// In 64 bits where `wide` says so.
+#if INT64 && WIDE == 4
+alias Stored = vec2<u64>;
+#else
+alias Stored = Out;
+#endif
 #if BIAS
 @group(0) @binding(#{FIRST}) var<storage, read> bias: array<Sum>;
 #endif
@@ -25,9 +31,9 @@ alias Sum = vec4<f32>;
 @group(0) @binding(#{FIRST + BIAS}) var<storage, read> gate: array<Out>;
 #endif
 #if RESIDUAL
-@group(0) @binding(#{FIRST + BIAS + GATE}) var<storage, read> residual: array<Out>;
+@group(0) @binding(#{FIRST + BIAS + GATE}) var<storage, read> residual: array<Stored>;
 #endif
-@group(0) @binding(#{FIRST + BIAS + GATE + (RESIDUAL > 0)}) var<storage, read_write> y: array<Out>;
+@group(0) @binding(#{FIRST + BIAS + GATE + (RESIDUAL > 0)}) var<storage, read_write> y: array<Stored>;
 
 // The bias of columns col .. col+3, as far as they exist; zeros without one.
 fn load_bias(batch: u32, col: u32) -> vec4<f32> {
@@ -54,9 +60,19 @@ fn finish(batch: u32, row: u32, col: u32, activated: Out) {
 #else
     let r = row;
 #endif
-    v += residual[(p.residual_offset + batch * p.residual_batch + r * p.residual_row + col) >> #{WIDE / 2}u];
+    let added = residual[(p.residual_offset + batch * p.residual_batch + r * p.residual_row + col) >> #{WIDE / 2}u];
+#if INT64 && WIDE == 4
+    v += floats(added);
+#else
+    v += added;
 #endif
-    y[(p.y_offset + batch * p.y_batch + row * p.y_row + col) >> #{WIDE / 2}u] = v;
+#endif
+    let at = (p.y_offset + batch * p.y_batch + row * p.y_row + col) >> #{WIDE / 2}u;
+#if INT64 && WIDE == 4
+    y[at] = pairs(v);
+#else
+    y[at] = v;
+#endif
 }
 
 #if VEC_N

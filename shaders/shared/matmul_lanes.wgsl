@@ -5,12 +5,14 @@
 // subgroupBroadcast, which is one permutation; and COLS rows of w, which are its columns. So a subgroup loads an
 // element of its LANES * COLS columns and ROWS rows once. LANES 1: each lane loads all its ROWS rows.
 //
-// What bounds it on lavapipe (Mesa 22.3, read from its machine code): a load is a loop over the lanes of some 9
-// instructions an element, whatever the address and its bits (so INT64 reads two f32 as one element: 1.1 to 1.15 times
-// as fast), and FMA is a multiplication and an addition. 32 x 4 has 8 loads
-// for 128 sums, and its loop of 2000 instructions still fits the decoder's cache: 30 to 35 GFLOP/s on 2 cores.
-// Tried: 16 x 4: 25; 32 x 8, 64 x 4 and 64 x 8: 24 to 34, with a compile time that doubles each time; k by 8: 29;
-// by 16: 24; one loop over the rows for the epilogue (an array read by index): compiles slower than its unrolling.
+// What bounds it on lavapipe (Mesa 22.3, read from its machine code): a load or store is a loop over the lanes of some 9
+// instructions an element, whatever the address and its bits (so INT64 has two f32 as one element: 1.1 to 1.15 times
+// as fast), and FMA is a multiplication and an addition. 32 x 4 has 8 loads for 128 sums, and its loop of 2000
+// instructions still fits the decoder's cache: 0.27 to 0.32 of the rate of `roofline`'s multiply-adds, in turns with
+// them; 48 x 4 is 1.05 times as fast, and takes 1.5 times as long to compile.
+// Tried, 32 x 4 being 1: 16 x 4 0.8; 40 x 4 and 56 x 4 1.03; 32 x 8, 64 x 4 and 64 x 8 0.7 to 1; k by 8 0.9, by 16 0.75;
+// k by 2 with 32 x 4, 48 x 4, 64 x 4 and 32 x 8 0.80 to 0.85; one loop over the rows for the epilogue (an array read by
+// index): compiles slower than its unrolling.
 // SwiftShader, LANES 4: 8 x 8 3.6 GFLOP/s, 8 x 16 2.8, 4 x 8 2.2, 16 x 8 3.1, tile64 1.6.
 // LANES 1: 8 x 4 8.5 on lavapipe, 8 x 8 5.9, 4 x 4 6.4.
 @compute @workgroup_size(#{GROUP})

@@ -34,6 +34,8 @@ pub(super) fn choose(target: &Target, p: &Product) -> Result<&'static Variant> {
         (Class::Gpu, _) => best_on_gpu(target, p),
         // Each row of 8 loads w again, which costs as much as all the sums of 32 rows.
         (Class::Software, Some(8)) if wide && (p.m <= 16 || !p.vec) => "subgroup8_few",
+        // A third fewer loads of w; what it computes beyond the last row is little of so many.
+        (Class::Software, Some(8)) if wide && p.m >= 1024 => "subgroup8_many",
         (Class::Software, Some(8)) if wide => "subgroup8",
         (Class::Software, Some(4)) => "subgroup4",
         (Class::Software, _) => "lane",

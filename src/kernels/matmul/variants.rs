@@ -31,6 +31,7 @@ pub(super) const VARIANTS: &[Variant] = &[
     gpu("coop8", &[("METHOD", COOP), ("TILE", 64), ("STEP", 16), ("COOP", 8)]),
     gpu("rows8", &[("METHOD", ROWS), ("ROWS", 8), ("COLS", 2), ("LANES", 16)]),
     gpu("rows1", &[("METHOD", ROWS), ("ROWS", 1), ("COLS", 4), ("LANES", 32)]),
+    software("subgroup8_many", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 48), ("COLS", 4), ("INT64", 1)]),
     software("subgroup8", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 32), ("COLS", 4), ("INT64", 1)]),
     software("subgroup8_few", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 8), ("COLS", 4), ("INT64", 1)]),
     software("subgroup4", Some(4), &[("METHOD", LANES), ("LANES", 4), ("GROUP", 4), ("ROWS", 8), ("COLS", 8)]),
