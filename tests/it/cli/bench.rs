@@ -2,6 +2,10 @@
 
 use super::{Place, Run, sample};
 use serde_json::Value;
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
 
 /// A shape that takes no time.
 const SMALL: &str = r#"[{"call":{"kernel":"elementwise","inputs":[{"shape":[4096],"dtype":"F32"},{"shape":[64],"dtype":"F32"}],
@@ -111,6 +115,25 @@ fn tuning_is_remembered_and_removed() {
     run("doctor --kernel elementwise");
     assert!(run("bench tune --remove").contains("removed"));
     assert_eq!((files(), run("bench tune --remove").trim()), (0, "nothing was remembered"));
+}
+
+/// Killed after its first measurement, with many to come.
+#[test]
+fn tuning_that_is_interrupted_leaves_what_was_remembered() {
+    let place = Place::new();
+    std::fs::write(place.at("small.json"), SMALL).unwrap();
+    let path = place.ok("bench tune --shapes small.json --samples 5 --warm-up 1").stdout;
+    let path = std::path::Path::new(path.lines().last().unwrap());
+    let before = std::fs::read(path).unwrap();
+    let args = ["bench", "tune", "--shapes", "mini", "--samples", "5", "--warm-up", "1"];
+    let mut tuning = place.command(&args).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(tuning.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("ms") && tuning.try_wait().unwrap().is_none(), "{first}");
+    tuning.kill().unwrap();
+    tuning.wait().unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), before);
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
 }
 
 #[test]
