@@ -282,6 +282,7 @@ pub fn cases() -> Vec<Case> {
         case("mask prompt 3", [1, 16, 16, 16], [256, 1, 1, 0], A::None, 1, DType::F32),
         case("lateral", [1, 16, 16, 96], [256, 1, 1, 0], A::None, 1, DType::F32),
         case("vae", [1, 12, 13, 128], [136, 3, 1, 1], A::None, 1, DType::F32),
+        case("vae first of two", [1, 9, 8, 32], [40, 3, 1, 1], A::None, 0, DType::F32),
         case("broadcast", [3, 5, 6, 8], [20, 3, 1, 1], A::None, 1, DType::F32),
         case("all padding", [1, 1, 2, 4], [4, 5, 1, 4], A::None, 1, DType::F32),
         case("outliers", [1, 8, 8, 12], [24, 3, 1, 1], A::None, 1, DType::F32),
