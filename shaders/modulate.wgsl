@@ -21,17 +21,7 @@ struct Params {
     inverse: f32,       // 1 / columns
     eps: f32,
 }
-#if VEC == 4
-alias Element = vec4<f32>;
-fn total(v: vec4<f32>) -> f32 {
-    return dot(v, vec4<f32>(1.0));
-}
-#else
-alias Element = f32;
-fn total(v: f32) -> f32 {
-    return v;
-}
-#endif
+#import element
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<Element>;
 @group(0) @binding(2) var<storage, read> vectors: array<Element>;

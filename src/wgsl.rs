@@ -17,6 +17,7 @@ use std::collections::HashMap;
 const SHARED: &[(&str, &str)] = &[
     ("activate", include_str!("../shaders/shared/activate.wgsl")),
     ("activation", include_str!("../shaders/shared/activation.wgsl")),
+    ("element", include_str!("../shaders/shared/element.wgsl")),
     ("epilogue", include_str!("../shaders/shared/epilogue.wgsl")),
     ("implicit_gemm", include_str!("../shaders/shared/implicit_gemm.wgsl")),
     ("implicit_gemm_tile", include_str!("../shaders/shared/implicit_gemm_tile.wgsl")),
