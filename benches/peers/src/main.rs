@@ -1,4 +1,4 @@
-//! The same shapes on the same adapter: impasto beside burn and ggml. See README.md.
+//! The same shapes on the same adapter: impasto beside burn, meganeura and ggml. See README.md.
 
 mod data;
 mod measure;

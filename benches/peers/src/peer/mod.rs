@@ -3,8 +3,10 @@
 #[cfg(feature = "burn")]
 mod burn;
 mod ggml;
-#[cfg(feature = "burn")]
+#[cfg(any(feature = "burn", feature = "meganeura"))]
 mod layout;
+#[cfg(feature = "meganeura")]
+mod meganeura;
 mod ours;
 
 pub(crate) use self::{
@@ -30,6 +32,8 @@ type Open = fn(&AdapterInfo) -> Result<Box<dyn Peer>>;
 pub(crate) const BUILT_IN: &[(&str, Open)] = &[
     #[cfg(feature = "burn")]
     ("burn", |info| Ok(Box::new(self::burn::Burn::new(info)?))),
+    #[cfg(feature = "meganeura")]
+    ("meganeura", |info| Ok(Box::new(self::meganeura::Meganeura::new(info)?))),
 ];
 
 /// A library on the adapter.
