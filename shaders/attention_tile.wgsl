@@ -1,11 +1,12 @@
-// The GPU way: two register-blocked matrix products a tile of BQ queries and BK keys, within 16 KiB of workgroup memory.
+// The GPU way: two register-blocked matrix products a tile of BQ queries and BK keys.
 //
 // Thread (rg, cg) of RG x CG owns ROWS queries r * RG + rg, in both products: the scores of KEYS keys c * CG + cg, and
 // the vec4s n * CG + cg of the result. So the running maximum and sum of a query live in registers of its CG threads.
-// Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (weights and v in `sh`).
-// ST is odd and weights are stored at a column xor row: eight neighbouring threads read eight different banks of four.
-// A vec4 of weights is one thread's: 4 keys of a query, or 2 of each of two (WGSL has no race-free store of a half). They
-// are neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
+// Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (their weights and v in
+// `sh`): small ones, so that registers and not workgroup memory say how many workgroups run at a time. Until its chunk a
+// weight stays in the thread's registers. ST is odd and weights are stored at a column xor row: eight neighbouring threads
+// read eight different banks of four. A vec4 of weights is one thread's: 4 keys of a query, or 2 of each of two (WGSL has
+// no race-free store of a half). They are neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
 // LEAN: where the results alone take 64 registers, addresses are computed again for every chunk, to stay within 128.
 // Inner loops are unrolled as text: drivers do not always unroll naga's loops.
 // Tried (RADV, static): scale folded into q, 16 multiplications a chunk instead of a tile; addresses in the chunk's loop,
@@ -20,7 +21,9 @@
 #define NV (D4 + CG - 1) / CG
 #define VST NV * CG
 #define RED SHARED - THREADS
-#define VS BQ * BK / 4
+// Threads whose weights make a chunk.
+#define NEAR VK / KEYS
+#define VS BQ * VK / 4
 #define QN (BQ * CH + THREADS - 1) / THREADS
 #define KN (BK * CH + THREADS - 1) / THREADS
 #define VN (VK * VST + THREADS - 1) / THREADS
@@ -35,7 +38,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     let rg = tid / #{CG}u;
     let cg = tid % #{CG}u;
     let block = id.x * #{BQ}u;
-    let turn = rg & #{CG - 1}u;
+    let turn = rg & #{NEAR - 1}u;
 #for n in 0..QN
     let qe_#{n} = tid + #{n * THREADS}u;
 #if !LEAN
@@ -125,7 +128,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         top[#{r}] = max(top[#{r}], s_#{r}_#{c});
 #endfor
 #endfor
-        // Apart from the weights, and where there is room from what the slower ones still read.
+        // Where there is room, apart from what the slower ones still read.
 #if RED < (BQ + BK) * ST
         workgroupBarrier();
 #endif
@@ -147,11 +150,6 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let w_#{r}_#{c} = weight(s_#{r}_#{c} - new_#{r});
         l_#{r} += w_#{r}_#{c};
 #endfor
-#if KEYS == 4
-        sh[(rg + #{r * RG}u) * #{CG}u + (cg ^ turn)] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
-#elif r % 2
-        sh[(rg + #{r / 2 * RG}u) * #{CG}u + (cg ^ turn)] = vec4(w_#{r - 1}_0, w_#{r - 1}_1, w_#{r}_0, w_#{r}_1);
-#endif
 #endfor
 
         for (var v0 = 0u; v0 < #{BK}u; v0 += #{VK}u) {
@@ -167,6 +165,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
             let v_#{n} = load_v(at, row_of_key(at, key_token(at, vt_#{n}), p.v), vi_#{n});
 #endfor
             workgroupBarrier();
+            if cg / #{NEAR}u == v0 / #{VK}u {
+                let at_w = rg * #{NEAR}u + (cg % #{NEAR}u ^ turn);
+#for r in 0..ROWS
+#if KEYS == 4
+                sh[at_w + #{r * RG * NEAR}u] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
+#elif r % 2
+                sh[at_w + #{r / 2 * RG * NEAR}u] = vec4(w_#{r - 1}_0, w_#{r - 1}_1, w_#{r}_0, w_#{r}_1);
+#endif
+#endfor
+            }
 #for n in 0..VN
 #if (n + 1) * THREADS > VK * VST
             if ve_#{n} < #{VK * VST}u {
@@ -180,12 +188,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for u in 0..VK / 4
 #if KEYS == 4
 #for r in 0..ROWS
-            let p_#{u}_#{r} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 4u + #{u}u) ^ turn)];
+            let p_#{u}_#{r} = sh[rg * #{NEAR}u + (#{u}u ^ turn) + #{r * RG * NEAR}u];
 #endfor
 #else
 #for h in 0..2
 #for r in 0..ROWS / 2
-            let e_#{u}_#{r}_#{h} = sh[(rg + #{r * RG}u) * #{CG}u + ((v0 / 2u + #{u * 2 + h}u) ^ turn)];
+            let e_#{u}_#{r}_#{h} = sh[rg * #{NEAR}u + (#{u * 2 + h}u ^ turn) + #{r * RG * NEAR}u];
 #endfor
 #endfor
 #for r in 0..ROWS / 2

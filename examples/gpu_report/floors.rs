@@ -57,7 +57,7 @@ pub(crate) const FLOORS: &[Floor] = &[
     Floor { without: MORE, ..floor("conv2d/tile128x16", "VEC=4", [0; 5], 0.75, 1) },
     // Head widths of 128, FLUX's, and of 256 and 512: scores and weighted values.
     floor("attention/tile64", "D4=32", [2, 2, 8, 8, 8], 0.77, 2),
-    floor("attention/wide64", "", [0; 5], 0.74, 2),
+    floor("attention/wide64", "", [0; 5], 0.72, 2),
     floor("attention/wide32", "", [0; 5], 0.69, 2),
 ];
 

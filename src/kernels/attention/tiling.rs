@@ -48,7 +48,7 @@ pub(super) const VARIANTS: &[Variant] = &[
     // Sixteen vec4s of results a thread at most: beside scores and operands, what 128 registers hold.
     tile!("tile64", 16 x 8, 4 x 4, 1 to 32, 0),
     tile!("tile32", 16 x 8, 2 x 4, 1 to 32, 0),
-    // For a tuner: as good as tile32 by the static report, with half the invocations and workgroup memory.
+    // For a tuner: as good as tile32 by the static report, with half the invocations.
     tile!("tile32x16", 8 x 8, 4 x 2, 1 to 24, 0),
     tile!("tile16", 8 x 8, 2 x 2, 1 to 32, 1),
     tile!("wide64", 16 x 16, 4 x 2, 33 to 64, 0),
@@ -78,8 +78,8 @@ pub(super) struct Tiling {
     pub(super) defines: Vec<(&'static str, i64)>,
 }
 
-/// vec4s of 16 KiB, WebGPU's workgroup memory: more on one workgroup would mean fewer of them at once.
-const SHARED: usize = 1024;
+/// vec4s of 8 KiB of workgroup memory, half of WebGPU's: with less of it, registers limit the workgroups at a time.
+const ROOM: usize = 512;
 
 impl Tiling {
     /// `None` if the variant cannot hold heads of this width.
@@ -96,20 +96,16 @@ impl Tiling {
         }
         let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
         let (queries, keys, threads) = (rg * rows, cg * get("KEYS"), rg * cg);
-        // Chunks of the width of at most 9 vec4s, all of a size, each row of a chunk padded to an odd number.
-        let chunk = width.div_ceil(width.div_ceil(9));
+        // Chunks of the width that pad it least, the largest of them; rows of a chunk are padded to an odd number.
+        let padded = |chunk: &usize| width.next_multiple_of(*chunk);
+        let chunk = (3..=5).rev().min_by_key(padded)?;
         let columns = width.div_ceil(cg);
-        let weights = queries * keys / 4;
         let scores = (queries + keys) * (chunk | 1);
-        // Values by the largest power of two of keys that fits beside the weights.
-        let fitting = (SHARED - weights) / (columns * cg);
-        let values = [32, 16, 8, 4].into_iter().find(|n| *n <= fitting.min(keys))?;
-        // The maxima lie at the end: beyond the weights, and beyond the scores if there is room (no barrier, then).
-        let apart = scores.max(weights) + threads;
-        let together = scores.max(weights + threads);
-        let shared = if apart <= SHARED { apart } else { together }.max(weights + values * columns * cg);
+        // Values by a power of two of keys, with their weights.
+        let chunk_of = |values: usize| queries * values / 4 + values * columns * cg;
+        let values = [32, 16, 8].into_iter().find(|n| *n <= keys && chunk_of(*n) <= ROOM).unwrap_or(4);
+        let shared = scores.max(chunk_of(values)).max(threads);
         let fits = (get("FROM")..=get("TO")).contains(&width)
-            && shared <= SHARED
             && shared * 16 <= target.limits.workgroup_memory as usize
             && threads <= target.limits.invocations as usize;
         let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared)];
