@@ -21,6 +21,7 @@ pub mod nn;
 pub mod quant;
 pub mod selftest;
 pub mod shape;
+pub mod text;
 pub mod trace;
 pub mod weights;
 pub mod wgsl;

@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["graph"],
     &["kernels"],
     &["nn", "selftest"],
-    &["bench"],
+    &["bench", "text"],
     &["models"],
 ];
 
