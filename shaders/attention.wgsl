@@ -13,6 +13,9 @@
 // WINDOW: keys and queries are those of one window of a grid, found by index arithmetic; the queries' grid is `pool`
 // times coarser. A window over the grid's edge has padded keys (PAD), which count, all with the same k and v from `pad`:
 // a TILE loads them as NOWHERE keys; a LANE goes through the real ones, and counts the padded ones as one key.
+//
+// CAUSAL: query t meets the keys up to t; the define is the queries of a workgroup. BIAS is added to scores. SHARE heads
+// of q have one head of k and v.
 struct Params {
     base: vec4<u32>,
     // offset, batch, row, head
@@ -45,6 +48,8 @@ struct Params {
     // (x, y)
     key_grid: vec2<u32>,
     query_grid: vec2<u32>,
+    // offset, head, row; in elements
+    bias: vec4<u32>,
 }
 @group(0) @binding(0) var<uniform> p: Params;
 #if INT64
@@ -61,6 +66,9 @@ fn floats(v: vec4<f32>) -> vec4<f32> {
 @group(0) @binding(3) var<storage, read> v: array<Four>;
 #if PAD
 @group(0) @binding(4) var<storage, read> pad: array<Four>;
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+#elif BIAS
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
 #else
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>;
@@ -105,6 +113,10 @@ fn place(id: vec3<u32>) -> Place {
     at.end = min(p.keys, at.first + p.split_keys);
 #else
     at.batch = id.z;
+#endif
+#if CAUSAL
+    // Not beyond the last query; but one key at least, with which the sums begin: it may be masked.
+    at.end = max(at.first + 1u, min(at.end, (id.x + 1u) * #{CAUSAL}u));
 #endif
     return at;
 }
@@ -155,7 +167,11 @@ fn query_row(at: Place, token: u32) -> u32 {
 }
 
 fn row_of_key(at: Place, token: u32, o: vec4<u32>) -> u32 {
+#if SHARE
+    let row = o.x + at.batch * o.y + token * o.z + at.head / #{SHARE}u * o.w;
+#else
     let row = o.x + at.batch * o.y + token * o.z + at.head * o.w;
+#endif
 #if PAD && TILE
     return select(row, NOWHERE, token == NOWHERE);
 #else
@@ -180,6 +196,23 @@ fn load_v(at: Place, row: u32, i: u32) -> vec4<f32> {
 #endif
     return floats(v[row + i]);
 }
+
+#if CAUSAL || BIAS
+// The score of query t and a key, either of which may be beyond the end, from their product.
+fn masked_score(at: Place, product: f32, t: u32, key: u32) -> f32 {
+#if BIAS
+    let b = p.bias.x + at.head * p.bias.y + min(t, p.queries - 1u) * p.bias.z + min(key, at.end - 1u);
+    let score = fma(product, p.scale, bias[b] * 1.44269504089);
+#else
+    let score = product * p.scale;
+#endif
+#if CAUSAL
+    return select(NEVER, score, (key < at.end) & (key <= t));
+#else
+    return select(NEVER, score, key < at.end);
+#endif
+}
+#endif
 
 // exp2 of a difference from a maximum. Below 2^-100 nothing is left of a weight. Not further: 2^-126 times a value is
 // denormal, and costs a CPU a hundred cycles. Windows of 14 were three times slower by their keys beyond the end.

@@ -101,7 +101,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for b in 0..BLOCKS
         var new_#{b} = m_#{b};
 #for j in 0..STEP
+#if CAUSAL || BIAS
+        s_#{b}_#{j} = masked_score(at, s_#{b}_#{j}, token_#{b}, t0 + #{j}u);
+#else
         s_#{b}_#{j} = select(NEVER, s_#{b}_#{j} * p.scale, t0 + #{j}u < at.end);
+#endif
         new_#{b} = max(new_#{b}, s_#{b}_#{j});
 #endfor
         let shrink_#{b} = weight(m_#{b} - new_#{b});

@@ -124,7 +124,11 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #for c in 0..KEYS
         let real_#{c} = t0 + cg + #{c * CG}u < at.end;
 #for r in 0..ROWS
+#if CAUSAL || BIAS
+        s_#{r}_#{c} = masked_score(at, s_#{r}_#{c}, block + rg + #{r * RG}u, t0 + cg + #{c * CG}u);
+#else
         s_#{r}_#{c} = select(NEVER, s_#{r}_#{c} * p.scale, real_#{c});
+#endif
         top[#{r}] = max(top[#{r}], s_#{r}_#{c});
 #endfor
 #endfor

@@ -5,10 +5,12 @@
 //! the parts.
 
 mod cases;
+mod masked;
 mod tiling;
 
 use super::{attention_merge::attention_merge, prelude::*};
 pub use cases::cases;
+pub use masked::{Bias, Masked};
 use tiling::{Tiling, split};
 
 /// Where element (batch `b`, token `t`, head `h`, `i`) of an operand is: `offset + b * batch + t * row + h * head + i`,
@@ -95,6 +97,8 @@ struct Params {
     one: u32,
     key_grid: [u32; 2],
     query_grid: [u32; 2],
+    /// offset, head, row; in elements.
+    bias: [u32; 4],
 }
 
 /// The kernel's table.
@@ -114,8 +118,23 @@ pub const KERNEL: Kernel = Kernel {
 /// `Shape` if the head width is no multiple of 4 or above 512, an offset or stride is no multiple of 4, an operand is
 /// not f32 or shorter than its strides say, or windows do not fit grid, queries and keys.
 pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
-    g.call(&KERNEL, &(a,))?;
-    check(g, &a)?;
+    masked_attention(g, a.into())
+}
+
+/// The same with a mask, a bias, or heads that share keys: `softmax(scale q kᵀ + bias) v`. A causal mask is that of
+/// `scaled_dot_product_attention(is_causal=True)`; shared heads are repeated as `enable_gqa=True` does it.
+///
+/// # Errors
+/// Those of [`attention`]; `Shape` if the heads cannot be shared so or the bias is too short, `Argument` with windows.
+pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
+    g.call(&KERNEL, &(masked,))?;
+    let Masked { mut call, causal, share, bias } = masked;
+    check(g, &masked)?;
+    if causal {
+        // Beyond, no query looks.
+        call.keys = call.keys.min(call.queries);
+    }
+    let a = call;
     let (width, target) = (a.head_dim / 4, g.target().clone());
     // Queries and keys that meet: of a window, or of a batch element.
     let (queries, keys, windows) = match a.windows {
@@ -168,10 +187,15 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
         one: 1,
         key_grid: [width_of_grid, height],
         query_grid: [width_of_grid, height].map(|n| n / pool as u32),
+        // A row of -1 is the largest u32: sums wrap.
+        bias: bias.map_or([0; 4], |b| [b.offset as u32, b.head as u32, b.row as u32, 0]),
     };
     let mut defines = tiling.defines;
     defines.push(("WINDOW", a.windows.is_some().into()));
     defines.extend([("PAD", padded.is_some().into()), ("SPLIT", (splits > 1).into())]);
+    defines.extend(causal.then_some(("CAUSAL", tiling.queries as i64)));
+    defines.extend((share > 1).then_some(("SHARE", share as i64)));
+    defines.extend(bias.map(|_| ("BIAS", 1)));
     let rows = a.batch * a.queries * a.heads;
     let y = match splits {
         1 => g.temp([a.batch, a.queries, a.heads * a.head_dim], DType::F32),
@@ -179,6 +203,7 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     };
     let mut reads = vec![a.q.value, a.k.value, a.v.value];
     reads.extend(padded.map(|w| w.pad));
+    reads.extend(bias.map(|b| b.value));
     g.dispatch(Dispatch {
         kernel: &KERNEL,
         variant,
@@ -187,7 +212,7 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
         reads,
         writes: vec![y],
         grid: [blocks, a.heads, a.batch * windows[0] * windows[1] * splits].map(|n| n as u32),
-        flops: 4 * (rows * keys * a.head_dim) as u64,
+        flops: 4 * (rows * keys * a.head_dim) as u64 / if causal { 2 } else { 1 },
         scope: String::new(),
     })?;
     match splits {
@@ -199,7 +224,11 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     }
 }
 
-fn check(g: &Graph, a: &Attention) -> Result<()> {
+fn check(g: &Graph, masked: &Masked) -> Result<()> {
+    let Masked { call: a, share, bias, causal } = masked;
+    let plain = !causal && *share == 1 && bias.is_none();
+    ensure!(plain || a.windows.is_none(), Argument, "attention: windows with a mask, a bias or shared heads");
+    ensure!(*share > 0 && a.heads % share == 0, Shape, "attention: {} heads of q, {share} for one of k", a.heads);
     let sizes = [a.batch, a.heads, a.head_dim, a.queries, a.keys];
     ensure!(sizes.iter().all(|n| *n > 0), Shape, "attention: an axis is empty: {a:?}");
     ensure!(
@@ -209,20 +238,26 @@ fn check(g: &Graph, a: &Attention) -> Result<()> {
         a.head_dim
     );
     ensure!(a.scale.is_finite(), Argument, "attention: the scale is {}", a.scale);
-    for (name, o, tokens) in [("q", &a.q, a.queries), ("k", &a.k, a.keys), ("v", &a.v, a.keys)] {
+    let kv_heads = a.heads / share;
+    for (name, o, tokens, heads) in
+        [("q", &a.q, a.queries, a.heads), ("k", &a.k, a.keys, kv_heads), ("v", &a.v, a.keys, kv_heads)]
+    {
         let strides = [o.offset, o.batch, o.row, o.head];
         ensure!(
             strides.iter().all(|n| n % 4 == 0),
             Shape,
             "attention: offset and strides of {name} are not multiples of 4: {strides:?}"
         );
-        let end = o.offset + (a.batch - 1) * o.batch + (tokens - 1) * o.row + (a.heads - 1) * o.head + a.head_dim;
+        let end = o.offset + (a.batch - 1) * o.batch + (tokens - 1) * o.row + (heads - 1) * o.head + a.head_dim;
         let (shape, dtype) = (g.shape(o.value), g.dtype(o.value));
         ensure!(
             dtype == DType::F32 && end <= shape.count() && end / 4 <= u32::MAX as usize,
             Shape,
             "attention: {name} is {shape} {dtype:?}, of which {end} f32 elements are asked"
         );
+    }
+    if let Some(bias) = bias {
+        bias.check(g, a)?;
     }
     let Some(w) = &a.windows else { return Ok(()) };
     // 1024: what the shader's division by a side is exact for.
@@ -251,7 +286,7 @@ mod tests {
     };
 
     /// A call on fused rows `[q | k | v]` of one image.
-    fn fused(g: &mut Graph, heads: usize, head_dim: usize, tokens: usize) -> Attention {
+    pub(super) fn fused(g: &mut Graph, heads: usize, head_dim: usize, tokens: usize) -> Attention {
         let dim = heads * head_dim;
         let value = g.input("qkv", [tokens, 3 * dim], DType::F32);
         let part = |n: usize| Operand { value, offset: n * dim, batch: 0, row: 3 * dim, head: head_dim };

@@ -26,6 +26,7 @@ pub mod resize;
 pub mod rms_norm;
 pub mod roofline;
 pub mod rope;
+pub mod rope_halves;
 
 pub use case::{Case, Input, Random, deviation};
 
@@ -69,7 +70,7 @@ macro_rules! entry {
 
 /// Every kernel.
 pub const ALL: &[Entry] = &[
-    entry!(attention(a)),
+    entry!(attention masked_attention(a)),
     Entry { kernel: &attention_merge::KERNEL, cases: attention_merge::cases, replay: None },
     entry!(conv2d(x, weight, bias, options)),
     entry!(conv_transpose2d(x, weight, bias, skip, activation)),
@@ -89,6 +90,7 @@ pub const ALL: &[Entry] = &[
     entry!(rms_norm(x, weight, eps)),
     entry!(roofline(x, probe, iterations, invocations)),
     entry!(rope(x, table, exclude)),
+    entry!(rope_halves(x, weight, table, heads, eps)),
 ];
 
 /// # Errors

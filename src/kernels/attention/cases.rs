@@ -26,32 +26,38 @@ struct Call {
     v: Part,
     /// Grid, size, pool and the input with the padding.
     windows: Option<([usize; 2], usize, usize, usize)>,
+    causal: bool,
+    share: usize,
+    /// The input with the bias, its offset and strides of head and row.
+    bias: Option<(usize, usize, usize, isize)>,
 }
 
 impl Call {
     fn record(&self, g: &mut Graph, inputs: &[Value]) -> Result<Value> {
         let operand =
             |p: Part| Operand { value: inputs[p.input], offset: p.offset, batch: p.batch, row: p.row, head: p.head };
-        attention(
-            g,
-            Attention {
-                batch: self.batch,
-                heads: self.heads,
-                head_dim: self.head_dim,
-                queries: self.queries,
-                keys: self.keys,
-                scale: self.scale,
-                q: operand(self.q),
-                k: operand(self.k),
-                v: operand(self.v),
-                windows: self.windows.map(|(grid, size, pool, pad)| Windows { grid, size, pool, pad: inputs[pad] }),
-            },
-        )
+        let call = Attention {
+            batch: self.batch,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            queries: self.queries,
+            keys: self.keys,
+            scale: self.scale,
+            q: operand(self.q),
+            k: operand(self.k),
+            v: operand(self.v),
+            windows: self.windows.map(|(grid, size, pool, pad)| Windows { grid, size, pool, pad: inputs[pad] }),
+        };
+        let bias = self.bias.map(|(input, offset, head, row)| Bias { value: inputs[input], offset, head, row });
+        masked_attention(g, Masked { call, causal: self.causal, share: self.share, bias })
     }
 
     /// The keys that query `t` meets: a token, or `None` for a padded one.
     fn met(&self, t: usize) -> Vec<Option<usize>> {
-        let Some(([h, w], size, pool, _)) = self.windows else { return (0..self.keys).map(Some).collect() };
+        let Some(([h, w], size, pool, _)) = self.windows else {
+            let last = if self.causal { self.keys.min(t + 1) } else { self.keys };
+            return (0..last).map(Some).collect();
+        };
         let (y, x) = (t / (w / pool) * pool / size * size, t % (w / pool) * pool / size * size);
         let token = |n: usize| {
             let (y, x) = (y + n / size, x + n % size);
@@ -73,16 +79,23 @@ impl Call {
             for t in 0..self.queries {
                 let met = self.met(t);
                 for h in 0..self.heads {
-                    let q = row(self.q, b, h, Some(t));
+                    let (q, kv) = (row(self.q, b, h, Some(t)), h / self.share);
                     let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-                    let scores: Vec<f64> =
-                        met.iter().map(|&n| dot(row(self.k, b, h, n)) * f64::from(self.scale)).collect();
+                    let bias = |n: Option<usize>| match (self.bias, n) {
+                        (Some((input, offset, head, row)), Some(n)) => {
+                            let at = (offset + h * head + n) as isize + t as isize * row;
+                            f64::from(inputs[input].values[at as usize])
+                        }
+                        _ => 0.0,
+                    };
+                    let score = |&n: &Option<usize>| dot(row(self.k, b, kv, n)) * f64::from(self.scale) + bias(n);
+                    let scores: Vec<f64> = met.iter().map(score).collect();
                     let most = scores.iter().copied().fold(f64::MIN, f64::max);
                     let (mut sum, mut o) = (0.0, vec![0.0; self.head_dim]);
                     for (score, &n) in scores.iter().zip(&met) {
                         let weight = (score - most).exp();
                         sum += weight;
-                        for (o, v) in o.iter_mut().zip(row(self.v, b, h, n)) {
+                        for (o, v) in o.iter_mut().zip(row(self.v, b, kv, n)) {
                             *o += weight * f64::from(*v);
                         }
                     }
@@ -138,6 +151,9 @@ fn plain(name: &str, [batch, heads, queries, keys, head_dim]: [usize; 5], shared
         k: part(1, keys, shared),
         v: part(2, keys, shared),
         windows: None,
+        causal: false,
+        share: 1,
+        bias: None,
     }
     .case(name, inputs, TOLERANCE)
 }
@@ -170,8 +186,45 @@ fn fused(name: &str, batch: usize, heads: usize, head_dim: usize, grid: [usize; 
         k: part(1),
         v: part(2),
         windows: (size > 0).then_some((grid, size, pool, 1)),
+        causal: false,
+        share: 1,
+        bias: None,
     }
     .case(name, inputs, TOLERANCE)
+}
+
+/// Fused rows `[q | k | v]`, with `share` heads of q for one of k and v. Values are loud: what a mask lets through, shows.
+fn masked(name: &str, [batch, heads, share, queries, keys, head_dim]: [usize; 6], causal: bool, bias: &str) -> Case {
+    let mut random = Random::new((queries * 31 + keys * 7 + head_dim) as u64);
+    let (tokens, kv) = (queries.max(keys), heads / share * head_dim);
+    let row = heads * head_dim + 2 * kv;
+    let part = |offset: usize| Part { input: 0, offset, batch: tokens * row, row, head: head_dim };
+    let mut inputs = vec![Input::f32([batch, tokens, row], random.values(batch * tokens * row))];
+    // As T5's, by the distance of key and query; or any.
+    let (count, at) = match bias {
+        "relative" => (heads * (queries + keys - 1), Some((1, queries - 1, queries + keys - 1, -1))),
+        "full" => (heads * queries * keys, Some((1, 0, queries * keys, keys as isize))),
+        _ => (0, None),
+    };
+    if at.is_some() {
+        inputs.push(Input::f32([count], random.values(count).into_iter().map(|x| 5.0 * x).collect()));
+    }
+    let call = Call {
+        batch,
+        heads,
+        head_dim,
+        queries,
+        keys,
+        scale: 4.0 / (head_dim as f32).sqrt(),
+        q: part(0),
+        k: part(heads * head_dim),
+        v: part(heads * head_dim + kv),
+        windows: None,
+        causal,
+        share,
+        bias: at,
+    };
+    call.case(&format!("{name}, {share} heads share, {bias} bias"), inputs, TOLERANCE)
 }
 
 /// Shapes that can fail. Widths and windows repeat where they may: every pair is another shader to compile.
@@ -199,5 +252,15 @@ pub fn cases() -> Vec<Case> {
         fused("window 7, padded", 1, 2, 56, [10, 16], 7, 1),
         fused("window 14, padded", 1, 1, 56, [16, 30], 14, 1),
         fused("window 14, pooled, padded", 2, 2, 56, [16, 30], 14, 2),
+        masked("clip", [1, 2, 1, 77, 77, 64], true, "no"),
+        masked("one token", [1, 4, 4, 1, 1, 16], true, "no"),
+        masked("qwen3, padded", [2, 4, 4, 70, 33, 128], true, "no"),
+        // Parts of the keys that no query of a tile meets.
+        masked("causal, long", [1, 1, 1, 300, 300, 16], true, "no"),
+        masked("more keys than queries", [1, 2, 2, 20, 65, 16], true, "no"),
+        masked("t5", [1, 3, 1, 65, 65, 64], false, "relative"),
+        masked("t5, one token", [1, 2, 1, 1, 1, 16], false, "relative"),
+        masked("t5, split", [1, 1, 1, 9, 700, 16], false, "relative"),
+        masked("any mask", [2, 4, 2, 35, 50, 16], true, "full"),
     ]
 }
