@@ -1,6 +1,6 @@
 //! Text to token ids, with the templates, the truncation and the padding that diffusers' FLUX pipelines use.
 
-use crate::error::{Context, ErrorKind, IntoError, Result, bail, ensure};
+use crate::error::{ErrorKind, IntoError, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, ops::Range};
 
@@ -117,12 +117,20 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Whether a folder has the files that [`open`](Self::open) reads.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn is_in(folder: &std::path::Path) -> bool {
+        let has = |name: &str| folder.join(name).is_file();
+        has("tokenizer.json") || (has("vocab.json") && has("merges.txt"))
+    }
+
     /// The tokenizer in a folder: from `tokenizer.json`, or else from `vocab.json` and `merges.txt`.
     ///
     /// # Errors
     /// `NotFound` if neither is there, `Weights` if they are damaged or of another tokenizer, `Io`.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(kind: Kind, folder: &std::path::Path) -> Result<Self> {
+        use crate::error::Context;
         let read = |name: &str| {
             let path = folder.join(name);
             std::fs::read(&path).error(ErrorKind::Io, || format!("cannot read '{}'", path.display()))

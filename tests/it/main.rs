@@ -12,3 +12,4 @@ mod mini;
 mod resize;
 mod sam2;
 mod shaders;
+mod text;

@@ -1,0 +1,79 @@
+//! Reading what an encoder is made of: from its tensors, and from `config.json` where they leave a choice.
+
+use crate::{
+    error::{ErrorKind, IntoError, Result, bail, ensure},
+    weights::Weights,
+};
+
+/// No encoder comes near; a file of one tensor must not ask for a million.
+const MOST_LAYERS: usize = 256;
+
+/// A `config.json`, or none.
+pub(super) struct Json(serde_json::Value);
+
+impl Json {
+    /// The text encoder's part, where it is one of several (`text_config`).
+    ///
+    /// # Errors
+    /// `Weights` if it is no JSON.
+    pub(super) fn parse(text: Option<&str>) -> Result<Self> {
+        let Some(text) = text else { return Ok(Self(serde_json::Value::Null)) };
+        let mut json: serde_json::Value =
+            serde_json::from_str(text).error(ErrorKind::Weights, || "config.json of the text encoder")?;
+        let inner = json["text_config"].take();
+        Ok(Self(if inner.is_object() { inner } else { json }))
+    }
+
+    /// A positive integer.
+    ///
+    /// # Errors
+    /// `Weights` if it is something else.
+    pub(super) fn size(&self, key: &str) -> Result<Option<usize>> {
+        match &self.0[key] {
+            serde_json::Value::Null => Ok(None),
+            value => match value.as_u64().filter(|n| (1..=u64::from(u32::MAX)).contains(n)) {
+                Some(n) => Ok(Some(n as usize)),
+                None => bail!(Weights, "config.json of the text encoder: {key} is {value}"),
+            },
+        }
+    }
+
+    pub(super) fn number(&self, key: &str) -> Option<f64> {
+        self.0[key].as_f64()
+    }
+
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        self.0[key].as_str()
+    }
+
+    /// The object under `key`, empty if there is none.
+    pub(super) fn inner(&self, key: &str) -> Self {
+        Self(self.0[key].clone())
+    }
+}
+
+/// Layers below `path` that have the tensor `name`.
+///
+/// # Errors
+/// `Weights` if it has none.
+pub(super) fn count_layers(w: &Weights, path: &str, name: &str) -> Result<usize> {
+    let count = (0..MOST_LAYERS).take_while(|i| w.at(path).at(i).has(name)).count();
+    ensure!(count > 0, Weights, "{}: no tensor '{path}.0.{name}'", w.origin());
+    Ok(count)
+}
+
+/// # Errors
+/// `Weights` if the config says another number of layers than there are.
+pub(super) fn check_layers(w: &Weights, found: usize, said: Option<usize>) -> Result<()> {
+    let said = said.unwrap_or(found);
+    ensure!(said == found, Weights, "{}: {found} layers, {said} by its config.json", w.origin());
+    Ok(())
+}
+
+/// # Errors
+/// `Weights` unless `width` divides into heads that kernels read.
+pub(super) fn check_heads(w: &Weights, width: usize, heads: usize) -> Result<()> {
+    let fits = heads > 0 && width.is_multiple_of(heads) && (width / heads).is_multiple_of(4) && width / heads <= 512;
+    ensure!(fits, Weights, "{}: {width} features in {heads} heads", w.origin());
+    Ok(())
+}
