@@ -5,6 +5,7 @@ mod blocks;
 mod cli;
 mod common;
 mod flux;
+mod generate;
 mod kernels;
 mod layering;
 mod limits;

@@ -6,6 +6,7 @@ pub mod autoencoder;
 mod blocks;
 mod conditioning;
 pub mod config;
+mod denoiser;
 mod detect;
 pub mod lora;
 pub mod names;
@@ -17,6 +18,7 @@ mod workload;
 
 pub use conditioning::{Condition, Vectors, vectors};
 pub use config::{Config, Version};
+pub use denoiser::{Denoiser, DenoiserOptions, DenoiserPlan};
 pub use names::Layout;
 pub use transformer::{Size, Step, Transformer};
 pub use workload::recordings;
