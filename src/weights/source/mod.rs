@@ -111,13 +111,26 @@ enum Named {
 /// `NotFound` if there is no such file, model or revision, or offline none in the cache; `Gated` if the Hub wants a
 /// token or an accepted licence; `Network`; `Io`. The messages say what to do.
 pub fn resolve(name: &str, options: &Options) -> Result<PathBuf> {
+    find(name, options, false)
+}
+
+/// [`resolve`] for a pipeline as diffusers saves one, with `model_index.json`: of a repository that is one, the files of
+/// FLUX's parts are fetched, and the result is the folder of them all.
+///
+/// # Errors
+/// Those of [`resolve`].
+pub fn resolve_pipeline(name: &str, options: &Options) -> Result<PathBuf> {
+    find(name, options, true)
+}
+
+fn find(name: &str, options: &Options, pipeline: bool) -> Result<PathBuf> {
     match parse(name)? {
         Named::Path(path) => Ok(path),
         #[cfg(feature = "hub")]
-        Named::Hub { id, revision } => hub::resolve(&id, &revision, options),
+        Named::Hub { id, revision } => hub::resolve(&id, &revision, options, pipeline),
         #[cfg(not(feature = "hub"))]
         Named::Hub { id, .. } => {
-            let _ = options;
+            let _ = (options, pipeline);
             bail!(NotFound, "no file '{name}', and this build cannot fetch '{id}' (it lacks the feature `hub`)")
         }
     }
@@ -143,7 +156,7 @@ fn parse(name: &str) -> Result<Named> {
     }
     let looks_like_file = name.starts_with(['.', '/', '~', '\\'])
         || name.contains('\\')
-        || [".safetensors", ".pt", ".pth", ".json"].iter().any(|ending| name.ends_with(ending));
+        || [".safetensors", ".gguf", ".pt", ".pth", ".json"].iter().any(|ending| name.ends_with(ending));
     let parts: Vec<&str> = id.split('/').collect();
     if looks_like_file || parts.len() != 2 || !parts.iter().all(|part| is_id_part(part)) {
         let known: Vec<&str> = MODELS.iter().filter_map(|m| m.short.first().copied()).collect();

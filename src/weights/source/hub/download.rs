@@ -36,7 +36,7 @@ pub(super) fn fetch(client: &Client, options: &Options, id: &str, sha: &str, fil
         download(client, options, &Source { id, sha, file }, &meta, &blob)?;
     }
     create_folder_of(&pointer)?;
-    link(&blob, &pointer).map_err(|e| io_error(&pointer, e))?;
+    link(&blob, &pointer, file.matches('/').count()).map_err(|e| io_error(&pointer, e))?;
     Ok(pointer)
 }
 
@@ -177,11 +177,11 @@ fn create_folder_of(path: &Path) -> Result<()> {
 }
 
 /// Makes `snapshots/SHA/FILE` stand for `blobs/ETAG`, as `huggingface_hub` does: by a relative link, so that the
-/// cache can be moved; on Windows, where links need a privilege, by a hard link or a copy.
-fn link(blob: &Path, pointer: &Path) -> std::io::Result<()> {
+/// cache can be moved; on Windows, where links need a privilege, by a hard link or a copy. `FILE` is in so many folders.
+fn link(blob: &Path, pointer: &Path, folders: usize) -> std::io::Result<()> {
     #[cfg(unix)]
     {
-        let target = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
+        let target = PathBuf::from("../".repeat(folders + 2)).join("blobs").join(blob.file_name().unwrap_or_default());
         match std::os::unix::fs::symlink(&target, pointer) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 // It did not lead to a file, or we would not be here.
@@ -193,6 +193,7 @@ fn link(blob: &Path, pointer: &Path) -> std::io::Result<()> {
     }
     #[cfg(not(unix))]
     {
+        let _ = folders;
         fs::hard_link(blob, pointer).or_else(|_| fs::copy(blob, pointer).map(drop))
     }
 }

@@ -6,6 +6,7 @@
 
 mod client;
 mod download;
+mod pipeline;
 
 use super::{Options, is_id_part};
 use crate::error::{Context, Error, ErrorKind, IntoError, Result, bail, ensure};
@@ -17,9 +18,9 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The folder with the files of a model: the cached one, or after a download.
-pub(super) fn resolve(id: &str, revision: &str, options: &Options) -> Result<PathBuf> {
-    match cached(options, id, revision) {
+/// The folder with the files of a model, or of a pipeline if it may be one: the cached one, or after a download.
+pub(super) fn resolve(id: &str, revision: &str, options: &Options, pipeline: bool) -> Result<PathBuf> {
+    match cached(options, id, revision, pipeline) {
         Some(Cached { folder, whole }) if options.offline || (whole && !options.refresh) => return Ok(folder),
         _ => {}
     }
@@ -31,10 +32,10 @@ pub(super) fn resolve(id: &str, revision: &str, options: &Options) -> Result<Pat
             options.cache.display()
         );
     }
-    pull(id, revision, options).context(|| format!("cannot fetch '{id}'"))
+    pull(id, revision, options, pipeline).context(|| format!("cannot fetch '{id}'"))
 }
 
-fn pull(id: &str, revision: &str, options: &Options) -> Result<PathBuf> {
+fn pull(id: &str, revision: &str, options: &Options, pipeline: bool) -> Result<PathBuf> {
     let client = Client::new(options);
     let info = client.info(id, revision)?;
     // Everything comes from one commit, whatever is pushed to the branch meanwhile.
@@ -42,11 +43,13 @@ fn pull(id: &str, revision: &str, options: &Options) -> Result<PathBuf> {
     ensure!(is_id_part(sha), Network, "the Hub gave {sha:?} for a commit");
     let folder = home(options, id).join("snapshots").join(sha);
     let fetch = |file: &str| download::fetch(&client, options, id, sha, file);
-    for file in choose(&info.files)? {
+    let is_pipeline = pipeline && info.files.iter().any(|file| file == pipeline::MODEL_INDEX);
+    for file in if is_pipeline { pipeline::choose(&info.files) } else { choose(&info.files)? } {
         let path = fetch(file)?;
-        if file == INDEX {
+        if let Some(index) = file.strip_suffix(".safetensors.index.json") {
+            let part = index.rfind('/').map_or("", |slash| &index[..=slash]);
             for shard in shards(&path)? {
-                fetch(&shard)?;
+                fetch(&format!("{part}{shard}"))?;
             }
         }
     }
@@ -119,12 +122,15 @@ struct Cached {
 }
 
 /// The snapshot of a revision in the cache, if it has weights.
-fn cached(options: &Options, id: &str, revision: &str) -> Option<Cached> {
+fn cached(options: &Options, id: &str, revision: &str, pipeline: bool) -> Option<Cached> {
     let home = home(options, id);
     let is_commit = revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit());
     let sha = if is_commit { revision.to_owned() } else { last_commit(&home, revision)? };
     let folder = home.join("snapshots").join(sha);
     let has_file = |name: &str| folder.join(name).is_file();
+    if pipeline && has_file(pipeline::MODEL_INDEX) {
+        return pipeline::is_whole(&folder).then_some(Cached { folder, whole: true });
+    }
     let config = has_file(CONFIG);
     if has_file(WEIGHTS) {
         return Some(Cached { folder, whole: config });

@@ -287,6 +287,42 @@ fn checkpoints_and_shards() {
 }
 
 #[test]
+fn pipelines_are_fetched_part_by_part() {
+    let index = r#"{"transformer":["diffusers","X"],"vae":["diffusers","Y"],"tokenizer":["t","Z"],"text_encoder_2":[null,null]}"#;
+    let shards = r#"{"weight_map":{"a":"diffusion_pytorch_model-00001-of-00001.safetensors"}}"#;
+    let (server, _guard, options) = hub(with_files(&[
+        ("model_index.json", index),
+        ("README.md", "no"),
+        ("flux1-dev.safetensors", "no"),
+        ("safety_checker/model.safetensors", "no"),
+        ("tokenizer/vocab.json", "{}"),
+        ("transformer/config.json", "{}"),
+        ("transformer/diffusion_pytorch_model.safetensors.index.json", shards),
+        ("transformer/diffusion_pytorch_model-00001-of-00001.safetensors", "shard"),
+        ("transformer/other/config.json", "no"),
+        ("vae/config.json", "{}"),
+        ("vae/diffusion_pytorch_model.safetensors", "vae"),
+        ("vae/diffusion_pytorch_model.fp16.safetensors", "no"),
+    ]));
+    let folder = resolve_pipeline("org/model", &options).unwrap();
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    assert_eq!(read("transformer/diffusion_pytorch_model-00001-of-00001.safetensors"), "shard");
+    assert_eq!(read("vae/diffusion_pytorch_model.safetensors"), "vae");
+    assert_eq!(server.log().iter().filter(|line| line.starts_with("GET /org")).count(), 7);
+    // From then on without a word, and without the network; a part that went is fetched again.
+    assert_eq!(resolve_pipeline("org/model", &options).unwrap(), folder);
+    let offline = Options { offline: true, ..options.clone() };
+    assert_eq!(resolve_pipeline("org/model", &offline).unwrap(), folder);
+    assert_eq!(server.log(), [""; 0]);
+    fs::remove_file(folder.join("vae/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_eq!(resolve_pipeline("org/model", &offline).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(resolve_pipeline("org/model", &options).unwrap(), folder);
+    assert_eq!(read("vae/diffusion_pytorch_model.safetensors"), "vae");
+    // Nobody who wants one file gets a pipeline.
+    fails("org/model", &options, ErrorKind::NotFound, &["neither model.safetensors"]);
+}
+
+#[test]
 fn offline_without_a_cache() {
     let (server, _guard, options) = hub(model());
     let expected = ["not in the cache", "impasto models pull org/model", "--model mini"];
