@@ -6,7 +6,7 @@
 //! first, then rows; a side that keeps its length is not touched.
 
 use super::{Mask, Picture, par};
-use crate::error::{Result, ensure};
+use crate::error::{Result, bail, ensure};
 
 /// Resizes to `(side, side)` by antialiased bilinear, then subtracts `mean` and divides by `std` (of channels in
 /// 0..=1): the input of an image encoder, NHWC `(1, side, side, 3)`.
@@ -22,6 +22,23 @@ pub fn preprocess(picture: &Picture, side: usize, mean: [f32; 3], std: [f32; 3])
         }
     };
     picture_rows(picture, side, side, finish)
+}
+
+/// The picture in another size by Lanczos' filter of three lobes, in 8 bits, as diffusers prepares pictures through Pillow.
+///
+/// # Errors
+/// `Input` if a side is 0.
+pub fn lanczos(picture: &Picture, width: usize, height: usize) -> Result<Picture> {
+    if (picture.width(), picture.height()) == (width, height) {
+        return Ok(picture.clone());
+    }
+    let (w, h) = (picture.width() as u32, picture.height() as u32);
+    let Some(rgb) = ::image::RgbImage::from_raw(w, h, picture.rgb().to_vec()) else {
+        bail!(Internal, "a picture of {w}x{h} has other bytes");
+    };
+    let filter = ::image::imageops::FilterType::Lanczos3;
+    let resized = ::image::imageops::resize(&rgb, width as u32, height as u32, filter);
+    Picture::new(width, height, resized.into_raw())
 }
 
 /// Resizes to `(out_h, out_w)` by antialiased bilinear: `(out_h, out_w, 3)` in 0..=1.

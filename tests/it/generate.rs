@@ -1,12 +1,20 @@
-//! Pictures from embeddings: the miniatures of `tests/fixtures/flux*_transformer_mini` as pipelines run them.
+//! From embeddings and noise to a picture, against diffusers: the pipelines of `tests/fixtures/flux*_pipe` on the
+//! miniatures of `tests/fixtures/flux*_mini`.
 
 use crate::common::{fixture, gpu};
 use impasto::{
+    ErrorKind,
     gpu::Checks,
     graph::Control,
+    image::Picture,
+    kernels::deviation,
     models::flux::{
-        self, Condition, Config, Denoiser, DenoiserOptions, Size, rope,
-        sampling::{image_ids, text_ids},
+        self, Condition, Config, Denoiser, DenoiserOptions, Size, Version,
+        pipeline::{Embeddings, Locations, Model, Options, Plan, Preview, Prompts, Start, Watch, generate},
+        rope,
+        sampling::{
+            Device, Generator, Latents, Precision, Profile, Size as PictureSize, add_noise, image_ids, text_ids,
+        },
     },
     nn::Storage,
     weights::Weights,
@@ -94,4 +102,247 @@ fn a_denoiser_names_the_block_that_broke() {
         vectors[vector * c.hidden] = f32::NAN;
         assert_eq!(block_on(denoiser().first_bad_block(&img, &vectors, control)).unwrap(), block);
     }
+}
+
+/// A pipeline of diffusers on miniatures: what went in, what came out.
+struct Pipe {
+    io: Weights,
+    model: Model,
+}
+
+/// Pixels of the pictures of all fixtures.
+const SIZE: [usize; 2] = [96, 64];
+
+impl Pipe {
+    fn open(name: &str, transformer: &str) -> Self {
+        let family = &transformer[..5];
+        let model = Model::open(&Locations {
+            transformer: Some(fixture(&format!("{transformer}_transformer_mini"))),
+            vae: Some(fixture(&format!("{family}_vae_mini"))),
+            ..Locations::default()
+        });
+        let io = Weights::open(&fixture(&format!("{name}_pipe")).join("io.safetensors")).unwrap();
+        Self { io, model: model.unwrap() }
+    }
+
+    fn get(&self, name: &str) -> Vec<f32> {
+        values(&self.io, name)
+    }
+
+    fn prompts(&self) -> Prompts {
+        let embeddings = |prefix: &str| {
+            let name = format!("in.{prefix}prompt_embeds");
+            let shape = self.io.shape(&name)?;
+            let pooled = format!("in.{prefix}pooled_prompt_embeds");
+            let pooled = self.io.has(&pooled).then(|| self.get(&pooled));
+            Some(Embeddings { prompt: self.get(&name), tokens: shape[1], width: shape[2], pooled })
+        };
+        Prompts { prompt: embeddings("").unwrap(), negative: embeddings("negative_") }
+    }
+
+    fn size() -> PictureSize {
+        PictureSize::exact(SIZE[0], SIZE[1]).unwrap()
+    }
+
+    /// The initial latents as tokens: FLUX.2's are there as they are drawn.
+    fn init(&self) -> Vec<f32> {
+        let latents = self.get("in.latents");
+        match self.model.config.version {
+            Version::Flux1 => latents,
+            Version::Flux2 => Latents::new(Version::Flux2, Self::size()).tokens_of_noise(&latents).unwrap(),
+        }
+    }
+
+    /// Runs it, and holds latents after each step and the picture against diffusers'.
+    fn check(&self, name: &str, options: &Options) {
+        let gpu = gpu(Checks::Trusted);
+        let made = block_on(generate(gpu, &self.model, &self.prompts(), options, Watch::default())).unwrap();
+        let steps = (0..).take_while(|i| self.io.has(&format!("step{i}.latents"))).count();
+        assert_eq!(made.steps[0].len(), steps, "{name}");
+        for (i, found) in made.steps[0].iter().enumerate() {
+            let (nmse, max) = deviation(found, &self.get(&format!("step{i}.latents")));
+            println!("{name} step {i}: nmse {nmse:.1e}, max {max:.1e}");
+            assert!(nmse <= 1e-8, "{name} step {i}: nmse {nmse:.1e}, max {max:.1e}");
+        }
+        let expected = self.get("image");
+        let planes = |c: usize| made.images[0].iter().skip(c).step_by(3).copied();
+        let found: Vec<f32> = (0..3).flat_map(planes).collect();
+        let psnr = psnr(&found, &expected);
+        println!("{name}: {psnr:.1} dB");
+        assert!(psnr >= 50.0, "{name}: {psnr:.1} dB");
+        // In 8 bits, too.
+        let picture = made.picture(0, options.size).unwrap();
+        let bytes: Vec<f32> = picture.rgb().iter().map(|v| f32::from(*v)).collect();
+        let pixels = expected.len() / 3;
+        let other = (0..bytes.len()).filter(|i| {
+            let theirs = expected[i % 3 * pixels + i / 3] * 255.0;
+            (bytes[*i] - theirs).abs() > 0.51
+        });
+        assert_eq!(other.count(), 0, "{name}");
+    }
+}
+
+fn psnr(found: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let squares = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2));
+    -10.0 * (squares.sum::<f64>() / found.len() as f64).log10()
+}
+
+fn options(pipe: &Pipe, steps: usize) -> Options {
+    Options { steps: Some(steps), init_latents: Some(pipe.init()), ..Options::new(Pipe::size()) }
+}
+
+#[test]
+fn pictures_equal_the_reference() {
+    for (name, transformer, steps, true_cfg) in [
+        ("flux1_dev", "flux1_dev", 4, None),
+        ("flux1_dev_truecfg", "flux1_dev", 3, Some(2.5)),
+        ("flux1_schnell", "flux1_schnell", 4, None),
+        ("flux2_klein", "flux2_klein", 4, None),
+        ("flux2_klein_cfg", "flux2_klein", 3, Some(4.0)),
+        ("flux2_dev", "flux2_dev", 4, None),
+    ] {
+        let pipe = Pipe::open(name, transformer);
+        pipe.check(name, &Options { true_cfg, ..options(&pipe, steps) });
+    }
+}
+
+#[test]
+fn a_picture_to_begin_with_equals_the_reference() {
+    let pipe = Pipe::open("flux1_img2img", "flux1_dev");
+    let (gpu, size) = (gpu(Checks::Trusted), Pipe::size());
+    let planes = pipe.get("in.image");
+    let pixels = planes.len() / 3;
+    let rgb = (0..planes.len()).map(|i| (planes[i % 3 * pixels + i / 3] * 255.0).round() as u8).collect();
+    let picture = Picture::new(SIZE[0], SIZE[1], rgb).unwrap();
+    // The draws of the reference come from another program's generator: they are put in here.
+    let (posterior, noise) = (pipe.get("rng.0"), pipe.get("rng.1"));
+    let ae = &pipe.model.autoencoder;
+    let mut init = block_on(ae.encode(gpu, &picture, size, Some(&posterior), Control::default())).unwrap();
+    let start = Some(Start { picture, strength: 0.6 });
+    let o = Options { steps: Some(5), start, ..Options::new(size) };
+    let schedule = o.settings(&pipe.model).unwrap().schedule;
+    assert_eq!(schedule.steps(), 3);
+    let noise = Latents::new(Version::Flux1, size).tokens_of_noise(&noise).unwrap();
+    add_noise(&mut init, &noise, schedule.sigma(0)).unwrap();
+    pipe.check("flux1_img2img", &Options { init_latents: Some(init), ..o });
+}
+
+#[test]
+fn pictures_of_a_batch_are_those_of_their_noise() {
+    let pipe = Pipe::open("flux2_klein", "flux2_klein");
+    let (gpu, prompts) = (gpu(Checks::Trusted), pipe.prompts());
+    let run = |o: &Options| block_on(generate(gpu, &pipe.model, &prompts, o, Watch::default())).unwrap();
+    let o = Options { steps: Some(2), seed: 5, images: 2, ..Options::new(Pipe::size()) };
+    let both = run(&o);
+    assert_ne!(both.images[0], both.images[1]);
+    // One draw for both: the first has the noise of a batch of one; the second is where its latents lead.
+    assert_eq!(run(&Options { images: 1, ..o.clone() }).images[0], both.images[0]);
+    let second = Options { images: 1, init_latents: Some(both.init[1].clone()), ..o.clone() };
+    assert_eq!(run(&second).images[0], both.images[1]);
+    let bfl = |seed, images| run(&Options { profile: Profile::Bfl, seed, images, ..o.clone() }).images;
+    assert_eq!(bfl(5, 2)[1], bfl(6, 1)[0]);
+}
+
+#[test]
+fn previews_look_like_the_picture() {
+    // The embedded miniature: what is linear here was trained to be.
+    let (gpu, model) = (gpu(Checks::Trusted), flux::mini().unwrap());
+    let preview = block_on(Preview::fit(gpu, &model.autoencoder, Control::default())).unwrap();
+    // Flat halves: what is one colour in the picture has to be that colour in the preview.
+    let size = PictureSize::exact(128, 64).unwrap();
+    let features = model.config.out_channels;
+    let noise = Generator::new(Device::Cpu, 3).normal(2 * features, Precision::F32);
+    let half = |token: usize| usize::from(token % size.columns() >= size.columns() / 2);
+    let tokens: Vec<f32> = (0..size.tokens()).flat_map(|t| noise[half(t) * features..][..features].to_vec()).collect();
+    let image = block_on(model.autoencoder.decode(gpu, &[tokens.clone()], size, Control::default())).unwrap().remove(0);
+    let small = preview.picture(&tokens, size).unwrap();
+    assert_eq!((small.width(), small.height()), (16, 8));
+    let mut far: f32 = 0.0;
+    for (x, y) in [(3, 4), (12, 4)] {
+        for c in 0..3 {
+            let block = (0..64).map(|i| image[((y * 8 + i / 8) * 128 + x * 8 + i % 8) * 3 + c]);
+            let mean = block.sum::<f32>() / 64.0;
+            let found = f32::from(small.rgb()[(y * 16 + x) * 3 + c]) / 255.0;
+            println!("at {x},{y}: {found:.2} for {mean:.2}");
+            far = far.max((found - mean).abs());
+        }
+    }
+    assert!(far <= 0.2, "{far}");
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let pipe = Pipe::open("flux1_dev", "flux1_dev");
+    let gpu = gpu(Checks::Trusted);
+    let refused = |prompts: &Prompts, o: &Options, kind: ErrorKind, says: &str| {
+        let e = block_on(generate(gpu, &pipe.model, prompts, o, Watch::default())).unwrap_err();
+        assert!(e.kind() == kind && e.to_string().contains(says), "{says}: {:?} {e}", e.kind());
+    };
+    let (good, o) = (pipe.prompts(), Options::new(Pipe::size()));
+    let argument = ErrorKind::Argument;
+    refused(&good, &Options { steps: Some(0), ..o.clone() }, argument, "0 steps");
+    refused(&good, &Options { images: 0, ..o.clone() }, argument, "0 pictures");
+    refused(&good, &Options { guidance: Some(f32::NAN), ..o.clone() }, argument, "guidance of NaN");
+    refused(&good, &Options { true_cfg: Some(2.0), ..o.clone() }, argument, "needs a negative prompt");
+    refused(&good, &Options { init_latents: Some(vec![0.0; 64]), ..o.clone() }, argument, "64 elements");
+    refused(&good, &Options { init_latents: Some(vec![f32::NAN; 24 * 64]), ..o.clone() }, ErrorKind::Numeric, "NaN");
+    refused(&good, &Options { budget: Some(1000), ..o.clone() }, ErrorKind::OutOfMemory, "1000");
+    let with = |e: Embeddings| Prompts { prompt: e, negative: None };
+    let e = &good.prompt;
+    refused(&with(Embeddings { pooled: None, ..e.clone() }), &o, argument, "pooled");
+    refused(&with(Embeddings { width: 16, tokens: 2 * e.tokens, ..e.clone() }), &o, argument, "16 features");
+    let mut bad = e.clone();
+    bad.prompt[7] = f32::INFINITY;
+    refused(&with(bad), &o, ErrorKind::Numeric, "1 values");
+    // Beyond f32 within the first block, whatever the text.
+    let mut huge = e.clone();
+    huge.pooled.iter_mut().flatten().for_each(|v| *v = 3e38);
+    refused(&with(huge), &o, ErrorKind::Numeric, "step 1");
+
+    let klein = Pipe::open("flux2_klein", "flux2_klein");
+    // What others call guidance of klein is classifier-free; schnell has none.
+    let guided = Options { guidance: Some(3.0), ..o.clone() };
+    let settings = guided.settings(&klein.model).unwrap();
+    assert_eq!((settings.guidance, settings.true_cfg), (None, Some(3.0)));
+    let schnell = Pipe::open("flux1_schnell", "flux1_schnell");
+    let settings = guided.settings(&schnell.model).unwrap();
+    assert_eq!((settings.guidance, settings.true_cfg), (None, None));
+    let stop = std::sync::atomic::AtomicBool::new(true);
+    let watch = Watch { cancel: Some(&stop), ..Watch::default() };
+    assert_eq!(block_on(generate(gpu, &pipe.model, &good, &o, watch)).unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let transformer = |name: &str| Some(fixture(&format!("{name}_transformer_mini")));
+    let refused = |at: Locations, kind: ErrorKind, says: &str| {
+        let e = Model::open(&at).unwrap_err();
+        assert!(e.kind() == kind && e.to_string().contains(says), "{says}: {:?} {e}", e.kind());
+    };
+    let none = Locations::default;
+    refused(none(), ErrorKind::NotFound, "--transformer");
+    refused(Locations { transformer: transformer("flux1_dev"), ..none() }, ErrorKind::NotFound, "--vae");
+    let other = Some(fixture("flux2_vae_mini"));
+    refused(Locations { transformer: transformer("flux1_dev"), vae: other, ..none() }, ErrorKind::Weights, "32 latent");
+    let ours = Some(fixture("flux1_vae_mini"));
+    refused(Locations { transformer: transformer("flux1_fill"), vae: ours, ..none() }, ErrorKind::Weights, "fill in");
+    refused(
+        Locations { model: transformer("flux1_dev"), vae: transformer("flux1_dev"), ..none() },
+        ErrorKind::Weights,
+        "no FLUX autoencoder",
+    );
+}
+
+#[test]
+fn plans_hold() {
+    let pipe = Pipe::open("flux1_dev", "flux1_dev");
+    let gpu = gpu(Checks::Trusted);
+    let o = Options { steps: Some(3), true_cfg: Some(2.0), images: 2, ..Options::new(Pipe::size()) };
+    let plan = Plan::new(gpu, &pipe.model, &o, 32).unwrap();
+    assert_eq!((plan.steps, plan.runs, plan.images), (3, 2, 2));
+    assert_eq!(plan.flops(), 2 * (6 * plan.transformer.flops + plan.decode.flops));
+    assert_eq!(plan.bytes(), plan.transformer.bytes().max(plan.decode.bytes()));
+    plan.check(Some(plan.bytes())).unwrap();
+    assert_eq!(plan.check(Some(plan.bytes() - 1)).unwrap_err().kind(), ErrorKind::OutOfMemory);
 }

@@ -9,7 +9,11 @@ pub mod config;
 mod denoiser;
 mod detect;
 pub mod lora;
+#[cfg(not(target_arch = "wasm32"))]
+mod mini;
 pub mod names;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod pipeline;
 pub mod rope;
 pub mod sampling;
 pub mod tensors;
@@ -19,6 +23,8 @@ mod workload;
 pub use conditioning::{Condition, Vectors, vectors};
 pub use config::{Config, Version};
 pub use denoiser::{Denoiser, DenoiserOptions, DenoiserPlan};
+#[cfg(not(target_arch = "wasm32"))]
+pub use mini::mini;
 pub use names::Layout;
 pub use transformer::{Size, Step, Transformer};
 pub use workload::recordings;

@@ -55,6 +55,12 @@ pub struct Recipe {
     /// How much of it was replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strength: Option<f64>,
+    /// The name of the file with the embedded prompt that took the place of text encoders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embeds: Option<String>,
+    /// The name of the file with the latents that the run began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_latents: Option<String>,
     /// Adapters, in the order in which they were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<AppliedLora>,
@@ -151,6 +157,8 @@ mod tests {
             index: 2,
             image: Some("start.png".into()),
             strength: Some(0.6),
+            embeds: Some("fox.safetensors".into()),
+            init_latents: None,
             loras: vec![AppliedLora { file: "ink.v2.safetensors".into(), strength: 0.8 }],
         }
     }

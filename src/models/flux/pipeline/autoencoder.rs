@@ -1,0 +1,236 @@
+//! The autoencoder's part in a run: a picture to latent tokens before it, latent tokens to pictures after it.
+
+use super::super::{
+    Version,
+    autoencoder::{AutoEncoder, GROUPS},
+    sampling::{Latents, Size, Statistics},
+};
+use crate::{
+    error::{ErrorKind, IntoError, Result, ensure},
+    gpu::Gpu,
+    graph::{BindOptions, Control, Graph, Plan, Value},
+    image::Picture,
+    weights::Weights,
+};
+use serde_json::Value as Json;
+
+/// An autoencoder's file, open and checked.
+#[derive(Debug, Clone)]
+pub struct Autoencoder {
+    /// Its tensors, by the names of the file.
+    pub weights: Weights,
+    /// Channels of a latent: 16 for FLUX.1, 32 for FLUX.2.
+    pub latent_channels: usize,
+    /// Groups of its norms.
+    pub groups: usize,
+    /// The latents' mean and spread.
+    pub statistics: Statistics,
+    /// Side of the square pictures that it was made for.
+    pub side: usize,
+}
+
+/// What one use of the autoencoder takes on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct AutoencoderPlan {
+    /// Bytes of the weights.
+    pub weights: u64,
+    /// Buffers that activations share, and their bytes.
+    pub slots: usize,
+    /// See `slots`.
+    pub slot_bytes: u64,
+    /// Floating-point operations for one picture.
+    pub flops: u64,
+}
+
+impl AutoencoderPlan {
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.weights + self.slot_bytes
+    }
+}
+
+/// Prefixes under which checkpoints with everything in one file have it.
+const PREFIXES: [&str; 3] = ["", "vae", "first_stage_model"];
+
+impl Autoencoder {
+    /// Opens a file or a folder of any layout, with the `config.json` beside it if that is an autoencoder's.
+    ///
+    /// # Errors
+    /// Those of [`Weights::open`] and [`new`](Self::new).
+    pub fn open(path: &std::path::Path) -> Result<Self> {
+        let is_ours = |text: &str| serde_json::from_str::<Json>(text).is_ok_and(|j| j["latent_channels"].is_u64());
+        let (weights, json) = Weights::open_with_config(path, is_ours)?;
+        Self::new(&weights, json.as_deref())
+    }
+
+    /// From tensors and the text of a `config.json`. Without it the constants are the released ones.
+    ///
+    /// # Errors
+    /// `Weights` if it is no autoencoder of FLUX, or its statistics are damaged.
+    pub fn new(weights: &Weights, config_json: Option<&str>) -> Result<Self> {
+        let json: Json = match config_json {
+            Some(text) => serde_json::from_str(text).error(ErrorKind::Weights, || "config.json of the autoencoder")?,
+            None => Json::Null,
+        };
+        let places = || PREFIXES.into_iter().map(|prefix| at(weights, prefix));
+        let shape = places().find_map(|w| w.shape("decoder.conv_in.weight"));
+        let latent_channels = shape.and_then(|shape| shape.get(1).copied()).unwrap_or(0);
+        ensure!(
+            [16, 32].contains(&latent_channels),
+            Weights,
+            "{}: no FLUX autoencoder: it decodes latents of {latent_channels} channels, not 16 or 32",
+            weights.origin()
+        );
+        let number = |key: &str, default: f64| json[key].as_f64().unwrap_or(default);
+        let statistics = if latent_channels == 16 {
+            Statistics::scalar(number("shift_factor", 0.1159) as f32, number("scaling_factor", 0.3611) as f32)
+        } else {
+            let bn = places().find(|w| w.has("bn.running_mean")).unwrap_or_else(|| weights.clone()).at("bn");
+            let read = |name: &str| bn.get(name, &[4 * latent_channels])?.to_f32();
+            let epsilon = number("batch_norm_eps", 1e-4) as f32;
+            Statistics::batch_norm(&read("running_mean")?, &read("running_var")?, epsilon)?
+        };
+        let count = |key: &str, default: usize| json[key].as_u64().map_or(default, |n| n as usize);
+        Ok(Self {
+            weights: weights.clone(),
+            latent_channels,
+            groups: count("norm_num_groups", GROUPS),
+            statistics,
+            side: count("sample_size", 1024),
+        })
+    }
+
+    /// The transformers that it is for.
+    pub fn version(&self) -> Version {
+        if self.latent_channels == 16 { Version::Flux1 } else { Version::Flux2 }
+    }
+
+    fn load(&self, gpu: &Gpu) -> Result<AutoEncoder> {
+        AutoEncoder::load(gpu, &self.weights, self.groups)
+    }
+
+    /// The latent tokens of a picture of exactly this size, as the transformer has them. `noise` `(channels, h, w)` draws a
+    /// sample around the mean.
+    ///
+    /// # Errors
+    /// `Argument` for another size, `Shape` for noise of another size, `Numeric`, and what the device reports.
+    pub async fn encode(
+        &self,
+        gpu: &Gpu,
+        picture: &Picture,
+        size: Size,
+        noise: Option<&[f32]>,
+        control: Control<'_>,
+    ) -> Result<Vec<f32>> {
+        let (w, h) = (size.width(), size.height());
+        ensure!(
+            (picture.width(), picture.height()) == (w, h),
+            Argument,
+            "a picture of {}x{} to begin with, not of {w}x{h}",
+            picture.width(),
+            picture.height()
+        );
+        let (graph, x, y) = self.load(gpu)?.record_encode(Graph::new(gpu.target()), [1, h, w])?;
+        let pixels: Vec<f32> = picture.rgb().iter().map(|v| f32::from(*v) / 127.5 - 1.0).collect();
+        let moments = play(gpu, graph.plan()?, (x, &pixels), y, control).await?;
+        finite(&moments, "the encoded picture")?;
+        let (channels, latents) = (self.latent_channels, Latents::new(self.version(), size));
+        let places = moments.len() / (2 * channels);
+        if let Some(noise) = noise {
+            ensure!(noise.len() == latents.len(), Shape, "{} noise for {} latents", noise.len(), latents.len());
+        }
+        let value = |place: usize, channel: usize| {
+            let (mean, log) = (moments[place * 2 * channels + channel], moments[(place * 2 + 1) * channels + channel]);
+            // Bounds of diffusers' DiagonalGaussianDistribution.
+            let deviation = (0.5 * log.clamp(-30.0, 20.0)).exp();
+            noise.map_or(mean, |noise| mean + deviation * noise[channel * places + place])
+        };
+        let image: Vec<f32> =
+            (0..places).flat_map(|p| (0..channels).map(move |c| (p, c))).map(|(p, c)| value(p, c)).collect();
+        let mut tokens = latents.pack(&image)?;
+        self.statistics.normalize(&mut tokens)?;
+        Ok(tokens)
+    }
+
+    /// The pictures `(height, width, 3)` of some latent tokens each, values from 0 to 1.
+    ///
+    /// # Errors
+    /// `Shape` for tokens of another size, `Numeric` if a picture is not finite, and what the device reports.
+    pub async fn decode(
+        &self,
+        gpu: &Gpu,
+        pictures: &[Vec<f32>],
+        size: Size,
+        control: Control<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let record = self.load(gpu)?.record_decode(Graph::new(gpu.target()), self.grid(size))?;
+        let (graph, z, image) = record;
+        let mut bound = graph.plan()?.bind(gpu, &BindOptions::default())?;
+        let mut decoded = Vec::new();
+        for tokens in pictures {
+            let latent = self.latents(tokens, size)?;
+            let inputs: [(Value, &[u8]); 1] = [(z, bytemuck::cast_slice(&latent))];
+            let mut values = bound.run_f32(&inputs, &[image], control).await?.swap_remove(0);
+            finite(&values, "the decoded picture")?;
+            values.iter_mut().for_each(|v| *v = (*v * 0.5 + 0.5).clamp(0.0, 1.0));
+            decoded.push(values);
+        }
+        Ok(decoded)
+    }
+
+    /// Tokens as the transformer has them, to the latents `(height / 8, width / 8, channels)` that are decoded.
+    pub(super) fn latents(&self, tokens: &[f32], size: Size) -> Result<Vec<f32>> {
+        let mut tokens = tokens.to_vec();
+        self.statistics.denormalize(&mut tokens)?;
+        Latents::new(self.version(), size).unpack(&tokens)
+    }
+
+    fn grid(&self, size: Size) -> [usize; 3] {
+        [1, size.height() / 8, size.width() / 8]
+    }
+
+    /// What [`decode`](Self::decode) takes, and [`encode`](Self::encode) if `encodes`.
+    ///
+    /// # Errors
+    /// `OutOfMemory` if a value exceeds what the device binds.
+    pub fn plan(&self, gpu: &Gpu, size: Size, encodes: bool) -> Result<AutoencoderPlan> {
+        let (model, g) = (self.load(gpu)?, Graph::new(gpu.target()));
+        let (graph, ..) = match encodes {
+            true => model.record_encode(g, [1, size.height(), size.width()])?,
+            false => model.record_decode(g, self.grid(size))?,
+        };
+        let flops = graph.flops();
+        let plan = graph.plan()?;
+        Ok(AutoencoderPlan { weights: self.bytes(), slots: plan.slots(), slot_bytes: plan.bytes(), flops })
+    }
+
+    /// Bytes of both halves, in f32.
+    fn bytes(&self) -> u64 {
+        let whole =
+            PREFIXES.into_iter().map(|prefix| at(&self.weights, prefix)).find(|w| w.has("decoder.conv_in.weight"));
+        let Some(whole) = whole else { return 0 };
+        let ours = |name: &&String| {
+            ["encoder.", "decoder.", "quant_conv.", "post_quant_conv."].iter().any(|part| name.starts_with(part))
+        };
+        let count = |name: String| whole.shape(&name).map_or(0, |shape| shape.iter().product::<usize>() as u64);
+        whole.names().into_iter().filter(|name| ours(&name)).map(|name| 4 * count(name)).sum()
+    }
+}
+
+fn at(weights: &Weights, prefix: &str) -> Weights {
+    if prefix.is_empty() { weights.clone() } else { weights.at(prefix) }
+}
+
+async fn play(gpu: &Gpu, plan: Plan, (x, values): (Value, &[f32]), y: Value, control: Control<'_>) -> Result<Vec<f32>> {
+    let mut bound = plan.bind(gpu, &BindOptions::default())?;
+    let inputs: [(Value, &[u8]); 1] = [(x, bytemuck::cast_slice(values))];
+    Ok(bound.run_f32(&inputs, &[y], control).await?.swap_remove(0))
+}
+
+/// # Errors
+/// `Numeric` if a value is NaN or infinite.
+pub(super) fn finite(values: &[f32], what: &str) -> Result<()> {
+    let bad = values.iter().filter(|v| !v.is_finite()).count();
+    ensure!(bad == 0, Numeric, "{what}: {bad} of {} values are NaN or infinite", values.len());
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! From prompts to pictures: [`Model`] is a model's files, [`Plan`] what a run takes, [`generate`] the run.
+//!
+//! ```no_run
+//! use impasto::models::flux::{pipeline::{Locations, Model, Options, Prompts, Watch, generate}, sampling::Size};
+//! # async fn run(gpu: &impasto::gpu::Gpu) -> impasto::Result<()> {
+//! let model = Model::open(&Locations { model: Some("FLUX.2-klein-4B".into()), ..Locations::default() })?;
+//! let prompts = Prompts::read(&impasto::weights::Weights::open("fox.safetensors".as_ref())?)?;
+//! let options = Options::new(Size::exact(1024, 768)?);
+//! let made = generate(gpu, &model, &prompts, &options, Watch::default()).await?;
+//! let picture = made.picture(0, options.size)?;
+//! # Ok(()) }
+//! ```
+
+mod autoencoder;
+mod embeddings;
+mod model;
+mod options;
+mod plan;
+mod preview;
+mod run;
+
+pub use autoencoder::{Autoencoder, AutoencoderPlan};
+pub use embeddings::{Embeddings, Prompts};
+pub use model::{Defaults, Locations, Model, TextParts};
+pub use options::{Options, Settings, Start};
+pub use plan::Plan;
+pub use preview::Preview;
+pub use run::{Event, Made, Stage, Watch, generate};

@@ -1,0 +1,120 @@
+//! What can be asked of a run, and what comes of it with a model's defaults.
+
+use super::{
+    super::{
+        Version,
+        lora::Lora,
+        sampling::{Profile, Schedule, Shift, Size},
+    },
+    Model,
+};
+use crate::{
+    error::{Result, ensure},
+    image::Picture,
+    nn::Storage,
+};
+
+/// What is asked of a run. Where it is `None` the model's [`Defaults`](super::Defaults) hold.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Of the pictures.
+    pub size: Size,
+    /// Steps of the whole schedule, which `start` shortens.
+    pub steps: Option<usize>,
+    /// The guidance that the model embeds. For a FLUX.2 that embeds none (klein) it is `true_cfg`, if that is `None`; FLUX.1
+    /// schnell takes none, and this is warned of.
+    pub guidance: Option<f32>,
+    /// The scale of classifier-free guidance, which takes a negative prompt: off at 1 and below.
+    pub true_cfg: Option<f32>,
+    /// Whose noise levels.
+    pub shift: Shift,
+    /// Where the noise comes from, with `profile`, which also says how a batch shares it.
+    pub seed: u64,
+    /// Pictures.
+    pub images: usize,
+    /// See `seed`.
+    pub profile: Profile,
+    /// A picture to begin with.
+    pub start: Option<Start>,
+    /// Tokens of all pictures, `(images, tokens, features)`, that the first step begins with, in place of noise.
+    pub init_latents: Option<Vec<f32>>,
+    /// How the transformer's matrices are kept.
+    pub storage: Storage,
+    /// The most bytes on the device.
+    pub budget: Option<u64>,
+    /// Low-rank changes to the transformer, each with its strength.
+    pub loras: Vec<(Lora, f32)>,
+}
+
+/// A picture that a run begins with.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Of the size that is made.
+    pub picture: Picture,
+    /// How much of it is replaced, 0 to 1: the share of the steps that are taken.
+    pub strength: f64,
+}
+
+/// Options with everything that a model adds to them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Steps of the whole schedule.
+    pub steps: usize,
+    /// The noise levels that are passed through.
+    pub schedule: Schedule,
+    /// The guidance that is embedded.
+    pub guidance: Option<f32>,
+    /// The scale of classifier-free guidance, if it is on.
+    pub true_cfg: Option<f32>,
+}
+
+impl Options {
+    /// One picture of this size, and all else by default.
+    pub fn new(size: Size) -> Self {
+        Self {
+            size,
+            steps: None,
+            guidance: None,
+            true_cfg: None,
+            shift: Shift::default(),
+            seed: 0,
+            images: 1,
+            profile: Profile::default(),
+            start: None,
+            init_latents: None,
+            storage: Storage::default(),
+            budget: None,
+            loras: Vec::new(),
+        }
+    }
+
+    /// With the defaults of `model`.
+    ///
+    /// # Errors
+    /// `Argument` for figures that cannot be meant: no steps, no pictures, a guidance that is no number.
+    pub fn settings(&self, model: &Model) -> Result<Settings> {
+        let d = &model.defaults;
+        ensure!((1..=1000).contains(&self.images), Argument, "{} pictures: 1 to 1000 are made at once", self.images);
+        let guidance = d.guidance.map(|default| self.guidance.unwrap_or(default));
+        let mut true_cfg = self.true_cfg;
+        if let (Some(strength), None) = (self.guidance, d.guidance) {
+            match model.config.version {
+                // What diffusers and the authors call guidance of klein.
+                Version::Flux2 => true_cfg = true_cfg.or(Some(strength)),
+                Version::Flux1 => tracing::warn!("guidance {strength} has no effect: this model takes none"),
+            }
+        }
+        for (what, value) in [("guidance", guidance), ("true CFG", true_cfg)] {
+            let fine = value.is_none_or(|v| (0.0..=1000.0).contains(&v));
+            ensure!(fine, Argument, "a {what} of {} is not in 0..=1000", value.unwrap_or_default());
+        }
+        let steps = self.steps.unwrap_or(d.steps);
+        let schedule = Schedule::new(d.curve, self.shift, self.size.tokens(), steps)?;
+        let schedule = match &self.start {
+            Some(start) => schedule.at_strength(start.strength)?,
+            None => schedule,
+        };
+        let true_cfg = true_cfg.or(d.true_cfg).filter(|scale| *scale > 1.0);
+        Ok(Settings { steps, schedule, guidance, true_cfg })
+    }
+}

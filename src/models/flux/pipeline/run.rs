@@ -1,0 +1,314 @@
+//! A run: noise to latents, step by step, and latents to pictures.
+
+use super::{
+    super::{
+        Condition, Denoiser, Size, Vectors, rope,
+        sampling::{self, Latents, image_ids, text_ids},
+        vectors,
+    },
+    Embeddings, Model, Options, Prompts, Settings,
+    autoencoder::finite,
+};
+use crate::{
+    error::{Error, Result, bail, ensure},
+    gpu::Gpu,
+    graph::Control,
+    image::Picture,
+};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Instant,
+};
+
+/// What a run tells while it is under way.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// Something begins.
+    Stage(Stage),
+    /// The share of what is under way that is done, 0 to 1: of a stage, or of a step.
+    Share(f32),
+    /// A step is done.
+    Step {
+        /// The picture, from 0.
+        image: usize,
+        /// The step, from 0.
+        step: usize,
+        /// How many there are.
+        steps: usize,
+        /// The tokens of the picture as it is expected to become: what a preview shows.
+        expected: &'a [f32],
+    },
+}
+
+/// The stages of a run, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The picture to begin with is encoded.
+    Encode,
+    /// What modulates the steps is computed, and the transformer loaded.
+    Load,
+    /// The steps of picture `n`, from 0.
+    Sample(usize),
+    /// The pictures are decoded.
+    Decode,
+}
+
+/// Who is told, and who may stop it.
+#[derive(Clone, Copy, Default)]
+pub struct Watch<'a> {
+    /// Is told.
+    pub tell: Option<&'a (dyn Fn(Event<'_>) + Sync)>,
+    /// Set to stop: takes effect within some hundred milliseconds.
+    pub cancel: Option<&'a AtomicBool>,
+}
+
+impl Watch<'_> {
+    fn tell(&self, event: Event<'_>) {
+        if let Some(tell) = self.tell {
+            tell(event);
+        }
+    }
+}
+
+/// What a run made.
+#[derive(Debug, Clone, Default)]
+pub struct Made {
+    /// For each picture, the tokens that its first step began with.
+    pub init: Vec<Vec<f32>>,
+    /// For each picture, the tokens after each step.
+    pub steps: Vec<Vec<Vec<f32>>>,
+    /// The pictures `(height, width, 3)`, values from 0 to 1.
+    pub images: Vec<Vec<f32>>,
+    /// Milliseconds by stage: encode, load, step (all of them), vae.
+    pub timings: BTreeMap<&'static str, f64>,
+    /// The most bytes that were on the device.
+    pub peak: u64,
+}
+
+impl Made {
+    /// Picture `i` in 8 bits a channel, rounded as diffusers does.
+    ///
+    /// # Errors
+    /// `Internal` if the run had another size.
+    pub fn picture(&self, i: usize, size: sampling::Size) -> Result<Picture> {
+        let rgb = self.images[i].iter().map(|v| (v * 255.0).round_ties_even() as u8).collect();
+        Picture::new(size.width(), size.height(), rgb)
+    }
+}
+
+/// Makes pictures. The parts of the model are on the device one after the other.
+///
+/// # Errors
+/// `Argument` for options or prompts that do not fit the model; `Numeric` if a value becomes NaN or infinite, with the step
+/// and the block where it began; `Cancelled`; `OutOfMemory` and what else the device reports.
+pub async fn generate(
+    gpu: &Gpu,
+    model: &Model,
+    prompts: &Prompts,
+    options: &Options,
+    watch: Watch<'_>,
+) -> Result<Made> {
+    let settings = options.settings(model)?;
+    prompts.check(&model.config)?;
+    let peak = AtomicU64::new(0);
+    let progress = |share: f32| {
+        // Told of while everything that takes part is on the device.
+        peak.fetch_max(gpu.allocated_bytes(), Ordering::Relaxed);
+        watch.tell(Event::Share(share));
+    };
+    let control = Control { cancel: watch.cancel, progress: Some(&progress) };
+    let mut run = Run { gpu, model, options, settings, watch, control, clock: Instant::now(), made: Made::default() };
+    let sides = run.sides(prompts)?;
+    run.made.init = run.begin().await?;
+    run.sample(&sides).await?;
+    watch.tell(Event::Stage(Stage::Decode));
+    let last: Vec<Vec<f32>> = run.made.steps.iter().filter_map(|steps| steps.last().cloned()).collect();
+    run.made.images = model.autoencoder.decode(gpu, &last, options.size, control).await?;
+    run.lap("vae");
+    Ok(Made { peak: peak.load(Ordering::Relaxed), ..run.made })
+}
+
+struct Run<'a> {
+    gpu: &'a Gpu,
+    model: &'a Model,
+    options: &'a Options,
+    settings: Settings,
+    watch: Watch<'a>,
+    control: Control<'a>,
+    clock: Instant,
+    made: Made,
+}
+
+/// The transformer's inputs for one prompt.
+struct Side<'a> {
+    prompt: &'a Embeddings,
+    /// Of every step.
+    vectors: Vec<Vec<f32>>,
+}
+
+impl Run<'_> {
+    /// The time since the last call counts as `stage`.
+    fn lap(&mut self, stage: &'static str) {
+        *self.made.timings.entry(stage).or_default() += self.clock.elapsed().as_secs_f64() * 1e3;
+        self.clock = Instant::now();
+    }
+
+    /// The tokens that the first step of each picture begins with.
+    async fn begin(&mut self) -> Result<Vec<Vec<f32>>> {
+        let (o, version) = (self.options, self.model.config.version);
+        let latents = Latents::new(version, o.size);
+        if let Some(given) = &o.init_latents {
+            ensure!(
+                given.len() == o.images * latents.len(),
+                Argument,
+                "initial latents of {} elements for {} of {}x{}, which take {} each",
+                given.len(),
+                if o.images == 1 { "a picture".to_owned() } else { format!("{} pictures", o.images) },
+                o.size.width(),
+                o.size.height(),
+                latents.len()
+            );
+            finite(given, "the initial latents")?;
+            return Ok(given.chunks(latents.len()).map(<[f32]>::to_vec).collect());
+        }
+        let mut noise = o.profile.noise(version, o.seed, o.images);
+        let start = match &o.start {
+            None => None,
+            Some(start) => {
+                self.watch.tell(Event::Stage(Stage::Encode));
+                // The reference draws for the autoencoder before it draws the noise.
+                let posterior = noise.posterior(latents.len());
+                let (ae, control) = (&self.model.autoencoder, self.control);
+                let tokens = ae.encode(self.gpu, &start.picture, o.size, posterior.as_deref(), control).await?;
+                self.lap("encode");
+                Some(tokens)
+            }
+        };
+        let drawn = noise.latents(latents.len());
+        let tokens = drawn.chunks(latents.len()).map(|noise| {
+            let noise = latents.tokens_of_noise(noise)?;
+            let Some(mut picture) = start.clone() else { return Ok(noise) };
+            sampling::add_noise(&mut picture, &noise, self.settings.schedule.sigma(0))?;
+            Ok(picture)
+        });
+        tokens.collect()
+    }
+
+    /// The prompt, and the negative one where it counts.
+    fn sides<'p>(&self, prompts: &'p Prompts) -> Result<Vec<&'p Embeddings>> {
+        let mut sides = vec![&prompts.prompt];
+        if self.settings.true_cfg.is_some() {
+            let Some(negative) = &prompts.negative else {
+                bail!(Argument, "classifier-free guidance needs a negative prompt, and none is given")
+            };
+            ensure!(
+                negative.tokens == prompts.prompt.tokens,
+                Argument,
+                "the negative prompt has {} tokens, the prompt {}: both take the same number, by padding",
+                negative.tokens,
+                prompts.prompt.tokens
+            );
+            sides.push(negative);
+        }
+        Ok(sides)
+    }
+
+    /// What modulates every step of one prompt.
+    async fn vectors(&self, prompt: &Embeddings) -> Result<Vec<Vec<f32>>> {
+        let (schedule, c) = (&self.settings.schedule, &self.model.config);
+        let condition = |step| Condition {
+            timestep: schedule.sigma(step),
+            guidance: self.settings.guidance,
+            pooled: prompt.pooled.clone(),
+        };
+        let conditions: Vec<Condition> = (0..schedule.steps()).map(condition).collect();
+        let all: Vectors = vectors(self.gpu, &self.model.transformer, c, &conditions).await?;
+        Ok((0..schedule.steps()).map(|step| all.batch(c, &[step])).collect())
+    }
+
+    /// All steps of all pictures.
+    async fn sample(&mut self, prompts: &[&Embeddings]) -> Result<()> {
+        let (o, c) = (self.options, &self.model.config);
+        self.watch.tell(Event::Stage(Stage::Load));
+        let mut sides = Vec::new();
+        for prompt in prompts {
+            self.control.check()?;
+            sides.push(Side { prompt, vectors: self.vectors(prompt).await? });
+        }
+        let text = sides[0].prompt.tokens;
+        let size = Size { batch: 1, text, image: o.size.tokens() };
+        let mut denoiser = Denoiser::new(self.gpu, &self.model.transformer, c.clone(), size, &o.denoiser())?;
+        let ids = [text_ids(c.version, text), image_ids(0, o.size.rows(), o.size.columns())].concat();
+        let table = rope::table(c, &ids);
+        denoiser.begin(&sides[0].prompt.prompt, &table);
+        self.lap("load");
+
+        for image in 0..o.images {
+            self.watch.tell(Event::Stage(Stage::Sample(image)));
+            let mut x = self.made.init[image].clone();
+            let mut after = Vec::new();
+            for step in 0..self.settings.schedule.steps() {
+                let velocity = self.velocity(&mut denoiser, &sides, &table, &x, step).await?;
+                let velocity = match velocity {
+                    Ok(velocity) => velocity,
+                    Err(which) => {
+                        let broken = self.broken(denoiser, &sides[which], &table, &x, step).await?;
+                        bail!(Numeric, "step {}: values are NaN or infinite from {broken} on", step + 1)
+                    }
+                };
+                sampling::euler(&mut x, &velocity, self.settings.schedule.delta(step))?;
+                finite(&x, "the latents").map_err(|e: Error| e.context(format!("step {}", step + 1)))?;
+                self.lap("step");
+                // A straight line from here leads to the picture.
+                let left = self.settings.schedule.sigma(step + 1);
+                let expected: Vec<f32> = x.iter().zip(&velocity).map(|(x, v)| x - left * v).collect();
+                let steps = self.settings.schedule.steps();
+                self.watch.tell(Event::Step { image, step, steps, expected: &expected });
+                after.push(x.clone());
+            }
+            self.made.steps.push(after);
+        }
+        Ok(())
+    }
+
+    /// The block that broke in a step.
+    async fn broken(
+        &self,
+        mut denoiser: Denoiser,
+        side: &Side<'_>,
+        table: &[f32],
+        x: &[f32],
+        step: usize,
+    ) -> Result<String> {
+        denoiser.begin(&side.prompt.prompt, table);
+        denoiser.first_bad_block(x, &side.vectors[step], self.control).await
+    }
+
+    /// The velocity of a step, or which prompt's is not finite.
+    async fn velocity(
+        &self,
+        denoiser: &mut Denoiser,
+        sides: &[Side<'_>],
+        table: &[f32],
+        x: &[f32],
+        step: usize,
+    ) -> Result<Result<Vec<f32>, usize>> {
+        let mut all = Vec::new();
+        for (which, side) in sides.iter().enumerate() {
+            if sides.len() > 1 {
+                denoiser.begin(&side.prompt.prompt, table);
+            }
+            let velocity = denoiser.step(x, &side.vectors[step], self.control).await?;
+            if velocity.iter().any(|v| !v.is_finite()) {
+                return Ok(Err(which));
+            }
+            all.push(velocity);
+        }
+        let mut velocity = all.swap_remove(0);
+        if let (Some(scale), Some(negative)) = (self.settings.true_cfg, all.first()) {
+            sampling::true_cfg(&mut velocity, negative, scale)?;
+        }
+        Ok(Ok(velocity))
+    }
+}
