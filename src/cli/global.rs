@@ -136,7 +136,7 @@ fn variant(text: &str) -> Result<Asked, String> {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let number = number.parse::<f64>().ok().filter(|n| *n > 0.0).ok_or("expected a size such as 2GiB")?;

@@ -4,6 +4,7 @@ mod batch;
 mod bench;
 mod doctor;
 mod failure;
+mod generate;
 mod global;
 mod masks;
 mod models;
@@ -20,10 +21,10 @@ use failure::Outcome;
 use global::Global;
 use std::process::ExitCode;
 
-/// Segment Anything 2 on any GPU.
+/// Segment Anything 2 and FLUX on any GPU.
 ///
-/// Finds the object that you click on, or every object of a picture. Runs on Vulkan, Metal and DX12, and on a software
-/// Vulkan driver where there is no GPU.
+/// Finds the object that you click on, or every object of a picture; makes a picture from a prompt. Runs on Vulkan, Metal
+/// and DX12, and on a software Vulkan driver where there is no GPU.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, after_help = EXAMPLES)]
 struct Cli {
@@ -37,14 +38,16 @@ const EXAMPLES: &str = "\
 Examples:
   impasto segment photo.jpg --point 320,200 -o mask.png     the object at this pixel
   impasto masks photo.jpg --overlay over.png                every object
+  impasto generate \"a fox in the snow\" -o fox.png            a picture from a prompt
   impasto doctor                                            does it work on this machine?
 
-`--model mini` needs no download: a small demo model that is part of the program.";
+`--model mini` needs no download: small demo models that are part of the program.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
     Segment(Box<segment::Args>),
     Masks(Box<masks::Args>),
+    Generate(Box<generate::Args>),
     Doctor(doctor::Args),
     Models(models::Args),
     Bench(bench::Args),
@@ -57,6 +60,7 @@ pub(crate) fn main() -> ExitCode {
     let name = match &cli.command {
         Command::Segment(_) => "segment",
         Command::Masks(_) => "masks",
+        Command::Generate(_) => "generate",
         Command::Doctor(_) => "doctor",
         Command::Models(_) => "models",
         Command::Bench(_) => "bench",
@@ -90,6 +94,7 @@ fn command(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Segment(args) => segment::run(args, &cli.global),
         Command::Masks(args) => masks::run(args, &cli.global),
+        Command::Generate(args) => generate::run(args, &cli.global),
         Command::Doctor(args) => doctor::run(args, &cli.global),
         Command::Models(args) => models::run(args, &cli.global),
         Command::Bench(args) => bench::run(args, &cli.global),

@@ -28,6 +28,29 @@ impl Progress {
         }
     }
 
+    /// A stage begins that takes long: with the time that is left.
+    pub(super) fn timed(&self, what: impl Into<std::borrow::Cow<'static, str>>) {
+        self.stage(what);
+        if let Some(bar) = &self.0 {
+            bar.set_style(style("{spinner} {prefix}{msg} {wide_bar} {percent:>3}% {eta}"));
+            bar.reset_eta();
+        }
+    }
+
+    /// What is said of the stage under way.
+    pub(super) fn say(&self, what: impl Into<std::borrow::Cow<'static, str>>) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(what);
+        }
+    }
+
+    /// The share of the stage under way that is done.
+    pub(super) fn share(&self, share: f32) {
+        if let Some(bar) = &self.0 {
+            bar.set_position((share * STEPS as f32) as u64);
+        }
+    }
+
     /// Item `n` of several is at work; one alone is not counted.
     pub(super) fn item(&self, n: usize, of: usize) {
         if let Some(bar) = self.0.as_ref().filter(|_| of > 1) {
@@ -40,8 +63,8 @@ impl Progress {
         let cancel = Some(&super::signal::CANCEL);
         match &self.0 {
             None => f(Control { cancel, progress: None }),
-            Some(bar) => {
-                let report = |share: f32| bar.set_position((share * STEPS as f32) as u64);
+            Some(_) => {
+                let report = |share: f32| self.share(share);
                 f(Control { cancel, progress: Some(&report) })
             }
         }
