@@ -1,4 +1,4 @@
-// y = residual + gate * act(x wT + bias), batched and strided; with GLU, y = residual + gate * act(even) * odd columns.
+// y = residual + gate * act(x wT + bias + addend), batched and strided; with GLU, y = residual + gate * act(even) * odd columns.
 // x: (m, k) f32; w: (n, k) f32 | f16 | q8 | q4 | q4k; y: (m, n or n / 2). Offsets and strides are in elements.
 //
 // This file has the bindings and the loads, `epilogue` the rest of a sum's way; METHOD picks the loop:
@@ -40,6 +40,9 @@ struct Params {
     residual_batch: u32,
     residual_row: u32,
     residual_rows: u32,
+    addend_offset: u32,
+    addend_batch: u32,
+    addend_row: u32,
     y_offset: u32,
     y_batch: u32,
     y_row: u32,

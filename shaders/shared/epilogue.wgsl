@@ -1,6 +1,6 @@
-// From a sum to y: y = residual + gate * v, v = act(sum + bias), or with GLU act(sum[2j] + ..) * (sum[2j + 1] + ..).
-// Bindings from number FIRST on: bias, gate, residual, y, as far as they exist. The shader's Params end with
-//   n (columns of the sum), bias_batch, gate_offset, gate_batch, residual_*, y_*.
+// From a sum to y: y = residual + gate * v, v = act(sum + bias + addend), or with GLU act(sum[2j] + ..) * (sum[2j + 1] + ..).
+// Bindings from number FIRST on: bias, gate, residual, addend, y, as far as they exist. The shader's Params end with
+//   n (columns of the sum), bias_batch, gate_offset, gate_batch, residual_*, addend_*, y_*.
 //
 // VEC_N: n, bias, gate, residual and y go by fours. GLU: two neighbouring columns of the sum make one of y.
 // RESIDUAL 0 none, 1 as many rows as y, 2 rows that repeat. GATE: one number a column of y.
@@ -33,7 +33,17 @@ alias Stored = Out;
 #if RESIDUAL
 @group(0) @binding(#{FIRST + BIAS + GATE}) var<storage, read> residual: array<Stored>;
 #endif
-@group(0) @binding(#{FIRST + BIAS + GATE + (RESIDUAL > 0)}) var<storage, read_write> y: array<Stored>;
+#if ADDEND
+@group(0) @binding(#{FIRST + BIAS + GATE + (RESIDUAL > 0)}) var<storage, read> addend: array<Sum>;
+#endif
+@group(0) @binding(#{FIRST + BIAS + GATE + (RESIDUAL > 0) + ADDEND}) var<storage, read_write> y: array<Stored>;
+
+#if ADDEND
+// Where the addend of a column of the sum is, in elements.
+fn addend_at(batch: u32, row: u32, col: u32) -> u32 {
+    return p.addend_offset + batch * p.addend_batch + row * p.addend_row + col;
+}
+#endif
 
 // The bias of columns col .. col+3, as far as they exist; zeros without one.
 fn load_bias(batch: u32, col: u32) -> vec4<f32> {
@@ -77,7 +87,12 @@ fn finish(batch: u32, row: u32, col: u32, activated: Out) {
 
 #if VEC_N
 // Columns col .. col+3 of the sum in a row; the bias is in it already.
-fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
+fn store4(batch: u32, row: u32, col: u32, product: vec4<f32>) {
+#if ADDEND
+    let sum = product + addend[addend_at(batch, row, col) >> 2u];
+#else
+    let sum = product;
+#endif
     let v = activate4(sum);
 #if GLU
     finish(batch, row, col >> 1u, v.xz * sum.yw);
@@ -87,8 +102,16 @@ fn store4(batch: u32, row: u32, col: u32, sum: vec4<f32>) {
 }
 #else
 // Column col of the sum; with GLU also the one after it, `up`.
-fn store1(batch: u32, row: u32, col: u32, sum: f32, up: f32) {
-#if GLU
+fn store1(batch: u32, row: u32, col: u32, product: f32, up: f32) {
+#if ADDEND
+    let at = addend_at(batch, row, col);
+    let sum = product + addend[at];
+#else
+    let sum = product;
+#endif
+#if GLU && ADDEND
+    finish(batch, row, col >> 1u, activate4(vec4<f32>(sum)).x * (up + addend[at + 1u]));
+#elif GLU
     finish(batch, row, col >> 1u, activate4(vec4<f32>(sum)).x * up);
 #else
     finish(batch, row, col, activate4(vec4<f32>(sum)).x);

@@ -20,6 +20,8 @@ pub struct Options {
     pub default_limits: bool,
     /// Bind no more than this many bytes at once, even if the device could: a test of how plans cut large tensors.
     pub max_binding: Option<u64>,
+    /// Be out of memory when buffers would take more than this: a test of what happens on a smaller GPU.
+    pub max_memory: Option<u64>,
     /// Forced variants, `(kernel, variant)`.
     pub variants: Vec<(String, String)>,
     /// Do not look for what `impasto bench tune` has found: choose by rule.
@@ -40,6 +42,7 @@ impl Options {
             checks: if on("IMPASTO_CHECKED") { Checks::Checked } else { Checks::Trusted },
             default_limits: on("IMPASTO_DEFAULT_LIMITS"),
             max_binding: None,
+            max_memory: None,
             variants: variants
                 .split(',')
                 .filter_map(|p| p.split_once('='))

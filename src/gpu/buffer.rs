@@ -129,6 +129,11 @@ pub(crate) enum Usage {
     Download,
 }
 
+/// Bytes of the buffer that is made for so many.
+pub(crate) fn buffer_bytes(bytes: u64) -> u64 {
+    bytes.next_multiple_of(16).max(16)
+}
+
 impl Gpu {
     /// A buffer of at least `bytes`, zeroed.
     ///
@@ -143,11 +148,15 @@ impl Gpu {
             Usage::Upload => wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
             Usage::Download => wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         };
-        let size = bytes.next_multiple_of(16).max(16);
+        let size = buffer_bytes(bytes);
+        let allocated = self.inner.allocated.load(Ordering::Relaxed) + size;
+        let most = self.inner.max_memory.unwrap_or(u64::MAX);
+        ensure!(allocated <= most, OutOfMemory, "{label}: {bytes} more bytes than the {most} that may be used");
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let raw = self.inner.device.create_buffer(&descriptor);
         self.check()?;
-        self.inner.allocated.fetch_add(size, Ordering::Relaxed);
+        let before = self.inner.allocated.fetch_add(size, Ordering::Relaxed);
+        self.inner.peak.fetch_max(before + size, Ordering::Relaxed);
         self.inner.allocations.fetch_add(1, Ordering::Relaxed);
         Ok(Buffer(Arc::new(Counted { raw, total: self.inner.allocated.clone() })))
     }
@@ -200,6 +209,16 @@ pub struct Tensor {
 const PIECE: usize = 16 << 20;
 
 impl Tensor {
+    /// A tensor in a buffer that is there: several may share it, one after the other.
+    ///
+    /// # Errors
+    /// `Internal` if the buffer is too small.
+    pub(crate) fn within(buffer: &Buffer, shape: Shape, dtype: DType) -> Result<Self> {
+        let tensor = Self { buffer: buffer.clone(), shape, dtype };
+        ensure!(tensor.bytes() <= buffer.bytes(), Internal, "{shape} as {dtype:?} in {} bytes", buffer.bytes());
+        Ok(tensor)
+    }
+
     /// The shape.
     pub fn shape(&self) -> Shape {
         self.shape

@@ -13,8 +13,8 @@ mod submit;
 pub mod tuning;
 
 pub use adapter::{AdapterInfo, Options, adapters};
-pub(crate) use buffer::Usage;
 pub use buffer::{Buffer, Tensor};
+pub(crate) use buffer::{Usage, buffer_bytes};
 pub(crate) use pipeline::{Pipeline, text};
 pub(crate) use submit::{Binding, Group, Launch, Submission};
 
@@ -59,6 +59,10 @@ struct Inner {
     /// The first error that the device reported outside a call's own result.
     fault: Arc<Mutex<Option<Error>>>,
     allocated: Arc<AtomicU64>,
+    /// The most that was allocated at one time.
+    peak: AtomicU64,
+    /// What buffers may take together: a test of a small device.
+    max_memory: Option<u64>,
     allocations: AtomicU64,
     submits: AtomicU64,
     /// Bytes written since the last flush: they are staged until then.
@@ -113,6 +117,8 @@ impl Gpu {
                 pipelines: Mutex::default(),
                 fault,
                 allocated: Arc::default(),
+                peak: AtomicU64::new(0),
+                max_memory: options.max_memory,
                 allocations: AtomicU64::new(0),
                 submits: AtomicU64::new(0),
                 staged: AtomicU64::new(0),
@@ -157,6 +163,11 @@ impl Gpu {
     /// Bytes of the buffers alive now.
     pub fn allocated_bytes(&self) -> u64 {
         self.inner.allocated.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes of buffers that were alive at one time since the device was opened.
+    pub fn peak_bytes(&self) -> u64 {
+        self.inner.peak.load(Ordering::Relaxed)
     }
 
     /// The number of buffers made so far: does not move while bound plans are replayed.

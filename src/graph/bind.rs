@@ -4,7 +4,7 @@ use super::{Graph, Plan, SlotPool, Storage, Value};
 use crate::{
     error::{Context, Result, ensure},
     gpu::{Binding, Buffer, Gpu, Group, Launch, Pipeline, Usage},
-    kernel::Class,
+    kernel::{Class, Target},
     trace,
 };
 
@@ -58,12 +58,30 @@ pub(super) fn submit_budget(class: Class) -> u64 {
 }
 
 impl Plan {
+    /// Number, base and grid of every launch: a dispatch that is too wide or too long becomes several, which differ in
+    /// `base`.
+    fn pieces(&self, target: &Target) -> Vec<(usize, [u32; 3], [u32; 3])> {
+        let (budget, groups) = (submit_budget(target.class()), target.limits.groups);
+        let all = self.graph.dispatches.iter().enumerate();
+        let pieces = all.flat_map(|(i, d)| {
+            split(d.grid, d.flops, budget, groups).into_iter().map(move |(base, grid)| (i, base, grid))
+        });
+        pieces.collect()
+    }
+
+    /// Bytes of the parameters of all launches.
+    pub fn params_bytes(&self) -> u64 {
+        self.pieces(&self.graph.target).len() as u64 * PARAMS
+    }
+
     /// Allocates the slots, compiles what is not yet compiled, builds bind groups and uploads parameters.
     ///
     /// # Errors
     /// `OutOfMemory` before anything is allocated if the plan exceeds the budget; else what the device reports.
     pub fn bind(self, gpu: &Gpu, options: &Options) -> Result<Bound> {
         let _span = trace::span(|| "bind".into());
+        let declared = self.graph.values.iter().any(|info| matches!(info.storage, Storage::Declared));
+        ensure!(!declared, Internal, "a recording of declared tensors cannot be bound");
         let total = self.bytes() + self.tensor_bytes();
         if let Some(budget) = options.budget {
             ensure!(total <= budget, OutOfMemory, "the plan needs {total} bytes on the GPU, the budget is {budget}");
@@ -88,17 +106,7 @@ impl Plan {
 
 impl Bound {
     fn build(&mut self) -> Result<()> {
-        let target = self.gpu.target();
-        let (budget, groups) = (submit_budget(target.class()), target.limits.groups);
-        let dispatches = self.plan.graph.dispatches.len();
-        // A dispatch that is too wide or too long becomes several, which differ in `base`.
-        let pieces: Vec<(usize, [u32; 3], [u32; 3])> = (0..dispatches)
-            .flat_map(|i| {
-                let d = &self.plan.graph.dispatches[i];
-                split(d.grid, d.flops, budget, groups).into_iter().map(move |(base, grid)| (i, base, grid))
-            })
-            .collect();
-
+        let pieces = self.plan.pieces(self.gpu.target());
         let mut arena = vec![0u8; pieces.len() * PARAMS as usize];
         for ((i, base, _), block) in pieces.iter().zip(arena.chunks_mut(PARAMS as usize)) {
             let params = &self.plan.graph.dispatches[*i].params;

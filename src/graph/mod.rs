@@ -10,6 +10,7 @@ mod plan;
 mod play;
 mod pool;
 mod time;
+mod upload;
 
 pub use bind::{Bound, Options as BindOptions};
 pub use call::{Call, CallInput, Recorded};
@@ -17,6 +18,7 @@ pub use plan::Plan;
 pub use play::{Control, DispatchTime};
 pub use pool::SlotPool;
 pub use time::{Clock, Elapsed, time};
+pub use upload::Source;
 
 use crate::{
     error::{Result, ensure},
@@ -40,6 +42,8 @@ enum Storage {
     Input,
     /// A tensor made outside: a weight, or state shared between plans.
     Tensor(Tensor),
+    /// Nowhere: a recording that has it can be planned and counted, not bound.
+    Declared,
     /// Bytes of another value, from an offset on.
     Slice { of: Value, offset: u64 },
 }
@@ -95,6 +99,7 @@ pub struct Graph {
     dispatches: Vec<Dispatch>,
     /// First dispatch, scope path and arguments of each call.
     calls: Vec<(usize, String, Call)>,
+    uploads: Vec<upload::Upload>,
     scope: Vec<String>,
     taps: Vec<String>,
     tapped: Vec<(String, Value)>,
@@ -135,6 +140,11 @@ impl Graph {
     /// A tensor made outside, to read or to write.
     pub fn tensor(&mut self, tensor: &Tensor) -> Value {
         self.push("tensor", tensor.shape(), tensor.dtype(), Storage::Tensor(tensor.clone()))
+    }
+
+    /// A tensor made outside that is not there yet: for recordings that are planned, listed and measured call by call.
+    pub fn declare(&mut self, shape: impl Into<Shape>, dtype: DType) -> Value {
+        self.push("declared", shape.into(), dtype, Storage::Declared)
     }
 
     /// A value for a kernel to write.

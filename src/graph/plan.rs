@@ -1,7 +1,10 @@
 //! Plan: lifetimes of values to buffer slots, so that memory is known before the first dispatch.
 
 use super::{Graph, Storage, Value};
-use crate::error::{Result, ensure};
+use crate::{
+    error::{Result, ensure},
+    gpu::buffer_bytes,
+};
 use std::collections::BTreeSet;
 
 /// A recording with its memory laid out.
@@ -101,9 +104,9 @@ impl Plan {
         &self.graph
     }
 
-    /// Bytes of all slots.
+    /// Bytes of all slots, as the buffers that they become.
     pub fn bytes(&self) -> u64 {
-        self.slots.iter().sum()
+        self.slots.iter().map(|bytes| buffer_bytes(*bytes)).sum()
     }
 
     /// Bytes of the largest set of values alive at one dispatch: what no layout can go below.
@@ -116,11 +119,12 @@ impl Plan {
         self.slots.len()
     }
 
-    /// Bytes of the tensors made outside that this plan uses, each counted once: weights and shared state.
+    /// Bytes of the tensors made outside that this plan uses: weights and shared state. Memory that several share counts
+    /// once.
     pub fn tensor_bytes(&self) -> u64 {
         let mut seen = BTreeSet::new();
         let tensors = self.graph.values.iter().filter_map(|info| match &info.storage {
-            Storage::Tensor(t) => seen.insert(t.id()).then(|| t.bytes()),
+            Storage::Tensor(t) => seen.insert(t.id()).then(|| t.buffer().bytes()),
             _ => None,
         });
         tensors.sum()

@@ -173,6 +173,7 @@ impl Bound {
         let mut in_flight = std::collections::VecDeque::new();
         let (slices, mut done) = (self.slices(), 0);
         for (n, slice) in slices.iter().enumerate() {
+            self.feed(slice.start).await?;
             submission.launches(self.steps[slice.clone()].iter().map(Step::launch));
             if n + 1 == slices.len() {
                 break;
@@ -204,6 +205,7 @@ impl Bound {
         let slices = self.slices();
         for (n, slice) in slices.iter().enumerate() {
             control.check()?;
+            self.feed(slice.start).await?;
             let steps = &self.steps[slice.clone()];
             let (start, launches) = (trace.now(), steps.iter().map(Step::launch).collect::<Vec<_>>());
             let times = self.gpu.time(&launches).await?;
@@ -229,12 +231,12 @@ impl Bound {
         Ok(())
     }
 
-    /// Runs of steps that fit the FLOP budget of a submit.
+    /// Runs of steps that fit the FLOP budget of a submit and have no uploads in their midst.
     fn slices(&self) -> Vec<std::ops::Range<usize>> {
         let budget = submit_budget(self.gpu.target().class());
         let (mut slices, mut start, mut flops) = (Vec::new(), 0, 0);
         for (i, step) in self.steps.iter().enumerate() {
-            if flops + step.flops > budget && i > start {
+            if i > start && (flops + step.flops > budget || self.uploads_before(i)) {
                 slices.push(start..i);
                 (start, flops) = (i, 0);
             }
@@ -249,8 +251,9 @@ impl Bound {
     /// Plays once with a timestamp around every dispatch; inputs keep what the last run wrote.
     ///
     /// # Errors
-    /// `Gpu` if the adapter has no timestamps, and what the device reports.
+    /// `Gpu` if the adapter has no timestamps, `Argument` if weights are uploaded within a play; what the device reports.
     pub async fn profile(&self) -> Result<Vec<DispatchTime>> {
+        ensure!(self.plan.graph.upload_bytes() == 0, Argument, "a play with uploads has no one profile: trace it");
         let launches: Vec<_> = self.steps.iter().map(Step::launch).collect();
         let times = self.gpu.time(&launches).await?;
         let mut all: Vec<DispatchTime> = Vec::new();
@@ -271,6 +274,18 @@ impl Bound {
             last = Some(step.dispatch);
         }
         Ok(all)
+    }
+
+    /// Makes the staging memory now that runs with these inputs and outputs need: the first run would find out too late that
+    /// there is none.
+    ///
+    /// # Errors
+    /// `OutOfMemory`.
+    pub fn reserve(&mut self, inputs: &[Value], outputs: &[Value]) -> Result<()> {
+        let sum = |all: &[Value]| all.iter().map(|&v| self.plan.graph.bytes(v).next_multiple_of(8)).sum::<u64>();
+        let (in_bytes, out_bytes) = (sum(inputs), sum(outputs));
+        Self::grow(&self.gpu, &mut self.upload, in_bytes, Usage::Upload)?;
+        Self::grow(&self.gpu, &mut self.download, out_bytes, Usage::Download)
     }
 
     fn grow(gpu: &Gpu, buffer: &mut Option<Buffer>, bytes: u64, usage: Usage) -> Result<()> {

@@ -38,6 +38,7 @@ pub struct Elapsed {
 /// `Gpu` if the clock is the device's and it has none; what the device reports.
 pub async fn time(plans: &[Bound], plays: usize, clock: Clock) -> Result<Elapsed> {
     ensure!(!plans.is_empty(), Internal, "nothing to time");
+    ensure!(plans.iter().all(|p| p.graph().upload_bytes() == 0), Internal, "plays with uploads are not timed");
     let gpu = &plans[0].gpu;
     let budget = submit_budget(gpu.target().class());
     let mut elapsed = Elapsed::default();

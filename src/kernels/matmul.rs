@@ -30,11 +30,15 @@ pub struct Strides {
     pub row: usize,
 }
 
-/// What happens to a sum before it is written: `y = residual + gate * activation(sum + bias)`, each where it is given.
+/// What happens to a sum before it is written: `y = residual + gate * activation(sum + bias + addend)`, each where it is
+/// given.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Epilogue {
     /// `(n)` f32, added to every row.
     pub bias: Option<Value>,
+    /// Added before the activation: what another product gave for the same columns, as a low-rank one.
+    #[serde(default)]
+    pub addend: Option<Addend>,
     /// Applied after the bias.
     pub activation: Activation,
     /// Gated linear unit: columns come in pairs, and `activation(column 2j) * column (2j + 1)` is column `j` of `y`,
@@ -86,6 +90,15 @@ pub struct Residual {
     pub at: Strides,
     /// How many rows there are: fewer than the output has are repeated.
     pub rows: usize,
+}
+
+/// An f32 operand that is added to the sum, `(m, n)` for every matrix of the batch.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Addend {
+    /// The values. Not the buffer that is written: wgpu forbids it.
+    pub value: Value,
+    /// Where they are.
+    pub at: Strides,
 }
 
 impl Residual {

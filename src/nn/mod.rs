@@ -2,12 +2,17 @@
 
 mod conv;
 mod linear;
+mod low_rank;
+mod matrix;
 mod norm;
+mod parameters;
 pub mod projection;
+pub mod stack;
 
 pub use conv::{Conv2d, ConvTranspose2d};
 pub(crate) use linear::Rows;
 pub use linear::{Linear, Run};
+pub use low_rank::{Adapters, LowRank};
 pub use norm::{GroupNorm, LayerNorm};
 
 use crate::{

@@ -74,7 +74,7 @@ pub struct Summary {
     pub dtypes: BTreeMap<HostDType, (usize, u64)>,
     /// Name, type and shape of every tensor, under the file's own names.
     pub tensors: Vec<(String, HostDType, Vec<usize>)>,
-    /// What a GGUF file says about itself; empty for the other formats.
+    /// What a GGUF or safetensors file says about itself; empty for the others.
     pub metadata: BTreeMap<String, Meta>,
 }
 
@@ -213,7 +213,8 @@ impl Weights {
         names
     }
 
-    /// What a GGUF file says of itself under `key`, like `general.architecture`; other formats say nothing.
+    /// What a file says of itself under `key`, like `general.architecture` (GGUF) or `format` (safetensors, texts only);
+    /// other formats say nothing, nor do shards.
     pub fn metadata(&self, key: &str) -> Option<&Meta> {
         self.store.metadata.get(key)
     }
@@ -294,17 +295,16 @@ struct Read {
 /// Reads a file by what it is, and says what it is where that is nothing we read.
 fn read_any(file: &Bytes) -> Result<Read> {
     ensure!(!file.is_empty(), Weights, "the file is empty");
-    let plain = |format, tensors| Read { format, tensors, metadata: BTreeMap::new() };
     // Before all else: a safetensors file begins with a length, whose bytes can spell the magic of any other format.
     if file.get(4..9) == Some(b"\0\0\0\0{") {
-        return Ok(plain(Format::SafeTensors, safetensors::read(file)?));
+        return read_safetensors(file);
     }
     if file.starts_with(b"GGUF") {
         let (tensors, metadata) = gguf::read(file)?;
         return Ok(Read { format: Format::Gguf, tensors, metadata });
     }
     if file.starts_with(b"PK") {
-        return Ok(plain(Format::Torch, torch::read(file)?));
+        return Ok(Read { format: Format::Torch, tensors: torch::read(file)?, metadata: BTreeMap::new() });
     }
     // torch.save before 1.6: a pickle of a magic number, without an archive.
     if file.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") {
@@ -316,5 +316,10 @@ fn read_any(file: &Bytes) -> Result<Read> {
     if file.starts_with(b"<") {
         bail!(Weights, "a web page, not a weight file: was a download answered with an error?");
     }
-    Ok(plain(Format::SafeTensors, safetensors::read(file)?))
+    read_safetensors(file)
+}
+
+fn read_safetensors(file: &Bytes) -> Result<Read> {
+    let (tensors, metadata) = safetensors::read(file)?;
+    Ok(Read { format: Format::SafeTensors, tensors, metadata })
 }

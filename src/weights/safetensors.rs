@@ -4,23 +4,23 @@
 //! checked against the bytes there are. Format: <https://github.com/huggingface/safetensors#format>.
 
 use super::{
-    Bytes, Entry, HostDType,
+    Bytes, Entry, HostDType, Meta,
     dtype::byte_count,
     store::{MAX_RANK, MAX_TENSORS, Tensors, printable},
     tensor::dims,
 };
 use crate::error::{ErrorKind, IntoError, Result, bail, ensure};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use std::{collections::BTreeMap, fmt};
 
 /// The largest header that the format allows.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// The tensors of a safetensors file, each a slice of `file`.
+/// The tensors of a safetensors file, each a slice of `file`, and the texts of its metadata.
 ///
 /// # Errors
 /// `Weights` for whatever is wrong with the header, with the names and figures.
-pub(super) fn read(file: &Bytes) -> Result<Tensors> {
+pub(super) fn read(file: &Bytes) -> Result<(Tensors, BTreeMap<String, Meta>)> {
     let Some((length, _)) = file.split_first_chunk::<8>() else {
         bail!(Weights, "{} bytes are too few for a safetensors file", file.len());
     };
@@ -35,7 +35,7 @@ pub(super) fn read(file: &Bytes) -> Result<Tensors> {
     );
     let json = &file[8..data_start];
     ensure!(json.first() == Some(&b'{'), Weights, "the header is not a JSON object: not a safetensors file");
-    let Header(infos) =
+    let Header { infos, metadata } =
         serde_json::from_slice(json).error(ErrorKind::Weights, || "the safetensors header cannot be read")?;
     check_layout(&infos, file.len() - data_start)?;
 
@@ -49,7 +49,7 @@ pub(super) fn read(file: &Bytes) -> Result<Tensors> {
         }
         tensors.insert(name, entry);
     }
-    Ok(tensors)
+    Ok((tensors, metadata))
 }
 
 /// Every tensor has the size of its shape, and together they cover the data exactly: no overlap, gap or rest.
@@ -94,8 +94,11 @@ fn check_layout(infos: &[(String, Info)], data_len: usize) -> Result<()> {
     Ok(())
 }
 
-/// The tensors in the order of the file; duplicate names are found later.
-struct Header(Vec<(String, Info)>);
+struct Header {
+    /// In the order of the file; duplicate names are found later.
+    infos: Vec<(String, Info)>,
+    metadata: BTreeMap<String, Meta>,
+}
 
 struct Info {
     dtype: HostDType,
@@ -112,11 +115,11 @@ impl<'de> Deserialize<'de> for Header {
                 f.write_str("a map of tensors")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let (mut tensors, mut metadata) = (Vec::new(), false);
+                let (mut tensors, mut metadata) = (Vec::new(), None);
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
-                        if std::mem::replace(&mut metadata, true) {
+                        let texts = map.next_value::<Texts>()?;
+                        if metadata.replace(texts.0).is_some() {
                             return Err(A::Error::custom("two entries '__metadata__'"));
                         }
                         continue;
@@ -129,10 +132,24 @@ impl<'de> Deserialize<'de> for Header {
                         info.check().map_err(|e| A::Error::custom(format!("tensor {}: {e}", printable(&name))))?;
                     tensors.push((name, info));
                 }
-                Ok(Header(tensors))
+                Ok(Header { infos: tensors, metadata: metadata.unwrap_or_default() })
             }
         }
         d.deserialize_map(V)
+    }
+}
+
+/// The entries of the metadata that are texts, as the format wants all of them.
+struct Texts(BTreeMap<String, Meta>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let all = BTreeMap::<String, serde_json::Value>::deserialize(d)?;
+        let text = |(key, value): (_, _)| match value {
+            serde_json::Value::String(text) => Some((key, Meta::Text(text))),
+            _ => None,
+        };
+        Ok(Self(all.into_iter().filter_map(text).collect()))
     }
 }
 

@@ -61,6 +61,11 @@ impl HostTensor {
         Ok(self)
     }
 
+    /// Whether the elements are those of [`bytes`](Self::bytes) times factors.
+    pub fn has_scales(&self) -> bool {
+        !self.scales.is_empty()
+    }
+
     /// Some of the rows, along the first axis, which is kept: no copy.
     ///
     /// # Errors

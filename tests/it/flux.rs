@@ -23,25 +23,25 @@ use impasto::{
 use pollster::block_on;
 
 /// A miniature: its tensors, by diffusers' names.
-struct Mini {
+pub(crate) struct Mini {
     name: &'static str,
-    config: Config,
-    weights: Weights,
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
     io: Weights,
 }
 
 impl Mini {
-    fn open(name: &'static str) -> Self {
+    pub(crate) fn open(name: &'static str) -> Self {
         let folder = fixture(&format!("{name}_transformer_mini"));
         let (config, weights) = flux::open(&folder).unwrap();
         Self { name, config, weights, io: Weights::open(&folder.join("io.safetensors")).unwrap() }
     }
 
-    fn get(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn get(&self, name: &str) -> Vec<f32> {
         self.io.tensor(name).unwrap().to_f32().unwrap()
     }
 
-    fn size(&self) -> Size {
+    pub(crate) fn size(&self) -> Size {
         let shape = |name| self.io.shape(name).unwrap();
         let (img, txt) = (shape("in.hidden_states"), shape("in.encoder_hidden_states"));
         Size { batch: img[0], text: txt[1], image: img[1] }
@@ -54,7 +54,7 @@ impl Mini {
         parts.flat_map(|(txt, img)| [txt, img].concat()).collect()
     }
 
-    fn positions(&self) -> Vec<[u32; 4]> {
+    pub(crate) fn positions(&self) -> Vec<[u32; 4]> {
         let Size { text, image, .. } = self.size();
         let axes = if self.config.version == Version::Flux1 { 3 } else { 4 };
         let of = |name: &str, tokens: usize| {
@@ -65,7 +65,7 @@ impl Mini {
         [of("in.txt_ids", text), of("in.img_ids", image)].concat()
     }
 
-    fn conditions(&self) -> Vec<Condition> {
+    pub(crate) fn conditions(&self) -> Vec<Condition> {
         let (times, batch) = (self.get("in.timestep"), self.size().batch);
         let guidance = self.config.guidance.then(|| self.get("in.guidance"));
         let pooled = self.config.pooled.map(|n| (n, self.get("in.pooled_projections")));

@@ -9,6 +9,8 @@ mod generate;
 mod kernels;
 mod layering;
 mod limits;
+mod lora;
+mod memory;
 mod mini;
 mod resize;
 mod sam2;

@@ -17,6 +17,7 @@ struct Spec {
     gate: bool,
     /// Rows of the residual.
     residual: Option<usize>,
+    addend: bool,
     layout: Layout,
     outliers: bool,
 }
@@ -47,6 +48,7 @@ const PLAIN: Spec = Spec {
     glu: false,
     gate: false,
     residual: None,
+    addend: false,
     layout: Layout::Dense,
     outliers: false,
 };
@@ -83,6 +85,11 @@ impl Spec {
         Batched { batch, m, n, k, x, w, bias_batch: if layout == Layout::Loose { n + 8 } else { 0 }, y, shape }
     }
 
+    /// Rows with a gap, and an offset; all matrices of a batch take the same.
+    fn addend_at(&self) -> Strides {
+        Strides { offset: 8, batch: 0, row: self.n + 4 }
+    }
+
     fn residual_at(&self) -> Strides {
         match self.layout {
             Layout::Dense | Layout::Heads | Layout::Skew => Strides { offset: 0, batch: 0, row: self.columns() },
@@ -95,10 +102,12 @@ impl Spec {
         let bias = if self.bias { rest.next() } else { None };
         let gate = if self.gate { rest.next() } else { None };
         let gate = gate.map(|value| Gate { value, offset: self.gate_at().offset, batch: self.gate_at().batch });
-        let residual = self.residual.zip(rest.next());
+        let residual = if self.residual.is_some() { self.residual.zip(rest.next()) } else { None };
         let residual = residual.map(|(rows, value)| Residual { value, at: self.residual_at(), rows });
+        let addend = if self.addend { rest.next() } else { None };
+        let addend = addend.map(|value| Addend { value, at: self.addend_at() });
         let Spec { activation, glu, .. } = *self;
-        let mut e = Epilogue { bias, activation, glu, gate, residual, ..Epilogue::default() };
+        let mut e = Epilogue { bias, addend, activation, glu, gate, residual, ..Epilogue::default() };
         let b = self.batched();
         if self.layout != Layout::Calls {
             return Ok(vec![matmul_batched(g, v[0], v[1], b, e)?]);
@@ -130,7 +139,8 @@ fn twin(inputs: &[Input], s: &Spec) -> Vec<f32> {
     let mut rest = rest.iter().map(|input| &input.values);
     let bias = if s.bias { rest.next() } else { None };
     let gate = if s.gate { rest.next() } else { None };
-    let residual = s.residual.zip(rest.next());
+    let residual = if s.residual.is_some() { s.residual.zip(rest.next()) } else { None };
+    let addend = if s.addend { rest.next() } else { None };
     let mut y = vec![0f32; b.shape.count()];
     for i in 0..s.batch {
         for r in 0..s.m {
@@ -138,7 +148,8 @@ fn twin(inputs: &[Input], s: &Spec) -> Vec<f32> {
             let sum = |c: usize| {
                 let col = &w.values[at(b.w, i, c, 0)..][..s.k];
                 let product = row.iter().zip(col).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-                product + bias.map_or(0.0, |bias| f64::from(bias[i * b.bias_batch + c]))
+                let more = addend.map_or(0.0, |values| f64::from(values[at(s.addend_at(), i, r, c)]));
+                product + more + bias.map_or(0.0, |bias| f64::from(bias[i * b.bias_batch + c]))
             };
             for c in 0..s.columns() {
                 let mut v = match s.glu {
@@ -175,6 +186,10 @@ fn case(random: &mut Random, s: Spec) -> Case {
     }
     if let Some(rows) = s.residual {
         let count = extent(s.residual_at(), [batch, rows, s.columns()]);
+        inputs.push(Input::f32([count], random.values(count)));
+    }
+    if s.addend {
+        let count = extent(s.addend_at(), [batch, m, n]);
         inputs.push(Input::f32([count], random.values(count)));
     }
     Case::new(
@@ -231,6 +246,11 @@ pub fn cases() -> Vec<Case> {
         Spec { activation: Activation::GeluTanh, ..plain("gelu by tanh", 33, 36, 32) },
         Spec { activation: Activation::QuickGelu, ..plain("quick gelu", 4, 20, 16) },
         Spec { gate: true, w: DType::F16, ..full("few tiles, long k", 40, 64, 2304) },
+        // A low-rank change to a projection, and to one with an activation.
+        Spec { batch: 2, gate: true, addend: true, ..full("addend", 35, 40, 64) },
+        Spec { glu: true, addend: true, activation: Activation::Silu, ..plain("swiglu of a sum", 35, 72, 64) },
+        Spec { glu: true, addend: true, activation: Activation::Silu, ..plain("odd swiglu of a sum", 7, 6, 33) },
+        Spec { addend: true, w: DType::F16, ..full("addend, few tiles, long k", 40, 64, 2304) },
         // SAM 2: qkv and MLP of the trunk, the decoder's projections and MLPs, the product that makes the masks.
         full("hiera tiny qkv", 70, 288, 96),
         full("hiera large proj", 64, 144, 144),

@@ -14,6 +14,9 @@ pub(in crate::kernels) struct FinishParams {
     residual_batch: u32,
     residual_row: u32,
     residual_rows: u32,
+    addend_offset: u32,
+    addend_batch: u32,
+    addend_row: u32,
     y_offset: u32,
     y_batch: u32,
     y_row: u32,
@@ -45,7 +48,8 @@ impl Finish {
     ) -> Result<Self> {
         let columns = if e.glu { n / 2 } else { n };
         ensure!(!e.glu || n % 2 == 0, Shape, "matmul: gated columns come in pairs, not {n}");
-        for v in [e.bias, e.gate.map(|v| v.value), e.residual.map(|r| r.value), e.out].into_iter().flatten() {
+        let operands = [e.bias, e.gate.map(|v| v.value), e.residual.map(|r| r.value), e.addend.map(|a| a.value)];
+        for v in operands.into_iter().chain([e.out]).flatten() {
             ensure!(g.dtype(v) == DType::F32, Argument, "matmul: {:?} for an operand that has to be f32", g.dtype(v));
         }
         let vector = |offset, batch| Strides { offset, batch, row: 0 };
@@ -59,6 +63,9 @@ impl Finish {
             ensure!(r.rows > 0, Shape, "matmul: a residual of no rows");
             reaches(g, "residual", r.value, r.at, [batch, r.rows.min(m), columns])?;
         }
+        if let Some(a) = e.addend {
+            reaches(g, "addend", a.value, a.at, [batch, m, n])?;
+        }
         let y = e.out.unwrap_or_else(|| g.temp(shape, DType::F32));
         reaches(g, "y", y, at, [batch, m, columns])?;
         let apart = (m == 1 || at.row >= columns) && (batch == 1 || at.batch > 0);
@@ -68,6 +75,7 @@ impl Finish {
         let none = vector(0, 0);
         let residual = e.residual.map_or(none, |r| used(r.at, batch, rows));
         let gate = e.gate.map_or(none, |v| used(vector(v.offset, v.batch), batch, 1));
+        let addend = e.addend.map_or(none, |a| used(a.at, batch, m));
         let (bias, at) = (used(vector(0, bias_batch), batch, 1), used(at, batch, m));
         Ok(Self {
             params: FinishParams {
@@ -79,6 +87,9 @@ impl Finish {
                 residual_batch: residual.batch as u32,
                 residual_row: residual.row as u32,
                 residual_rows: rows as u32,
+                addend_offset: addend.offset as u32,
+                addend_batch: addend.batch as u32,
+                addend_row: addend.row as u32,
                 y_offset: at.offset as u32,
                 y_batch: at.batch as u32,
                 y_row: at.row as u32,
@@ -89,10 +100,11 @@ impl Finish {
                 ("GLU", e.glu.into()),
                 ("GATE", e.gate.is_some().into()),
                 ("RESIDUAL", e.residual.map_or(0, |r| if r.rows < m { 2 } else { 1 })),
+                ("ADDEND", e.addend.is_some().into()),
             ],
-            reads: [e.bias, e.gate.map(|v| v.value), e.residual.map(|r| r.value)].into_iter().flatten().collect(),
+            reads: operands.into_iter().flatten().collect(),
             y,
-            vec: n.is_multiple_of(4) && [at, residual, gate, bias].into_iter().all(by_fours),
+            vec: n.is_multiple_of(4) && [at, residual, addend, gate, bias].into_iter().all(by_fours),
         })
     }
 }

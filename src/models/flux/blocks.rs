@@ -123,7 +123,7 @@ impl Context<'_> {
         y: Value,
     ) -> Result<()> {
         let [batch, ..] = g.shape(x.value).axes::<3>("mlp")?;
-        let bytes = (batch * inner.1.width() * 4) as u64;
+        let bytes = (batch * inner.1.widest() * 4) as u64;
         let fit = (g.target().limits.binding / bytes).max(1) as usize;
         let step = match x.len.div_ceil(fit) {
             1 => x.len,
@@ -182,7 +182,7 @@ impl Stream {
         let layers = layers.iter().map(|(name, n)| (name.as_str(), *n)).collect();
         let glu = c.version == Version::Flux2;
         Ok(Self {
-            qkv: Projection::load(p, w, &Selection { layers, ..Selection::of("", 3 * h, h, bias) })?,
+            qkv: Projection::load(p, w, &Selection { layers, ..Selection::of(&names[0], 3 * h, h, bias) })?,
             proj: Projection::load(p, w, &Selection::of(&names[1], h, h, bias))?,
             mlp: [
                 Projection::load(p, w, &Selection { glu, ..Selection::of(&names[2], mlp_rows(c), h, bias) })?,
@@ -253,7 +253,7 @@ impl SingleBlock {
         let layers = pieces(w, "linear1", all, &linear1_cuts(c));
         let linear1 = Selection {
             layers: layers.iter().map(|(name, n)| (name.as_str(), *n)).collect(),
-            ..Selection::of("", all, h, bias)
+            ..Selection::of("linear1", all, h, bias)
         };
         let linear2 = Selection::of("linear2", h, h + c.mlp, bias);
         Ok(Self {

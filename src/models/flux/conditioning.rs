@@ -4,7 +4,11 @@
 //! The vectors of all steps are computed before sampling, layer by layer: in FLUX.1 these layers are 3.2 of 11.9 billion
 //! weights, and none of them stays on the device.
 
-use super::{config::Config, tensors::TIME_DIM};
+use super::{
+    config::Config,
+    lora::{self, Lora},
+    tensors::TIME_DIM,
+};
 use crate::{
     error::{Result, ensure},
     gpu::Gpu,
@@ -60,12 +64,28 @@ fn sinusoid(t: f32) -> impl Iterator<Item = f32> {
     (0..half).map(move |i| angle(i).cos() as f32).chain((0..half).map(move |i| angle(i).sin() as f32))
 }
 
-/// Computes the vectors of `conditions`, in f32 whatever the storage of the blocks.
+/// [`vectors_with`] no LoRAs.
+///
+/// # Errors
+/// Those of [`vectors_with`].
+pub async fn vectors(gpu: &Gpu, w: &Weights, c: &Config, conditions: &[Condition]) -> Result<Vectors> {
+    vectors_with(gpu, w, c, conditions, &[]).await
+}
+
+/// Computes the vectors of `conditions`, in f32 whatever the storage of the blocks. LoRAs, each with its strength, may change
+/// the layers that do.
 ///
 /// # Errors
 /// `Argument` if a condition lacks what the model takes; `Weights`, `OutOfMemory`, and what the device reports.
-pub async fn vectors(gpu: &Gpu, w: &Weights, c: &Config, conditions: &[Condition]) -> Result<Vectors> {
-    let p = Parameters::new(gpu, Storage::AsStored);
+pub async fn vectors_with(
+    gpu: &Gpu,
+    w: &Weights,
+    c: &Config,
+    conditions: &[Condition],
+    loras: &[(Lora, f32)],
+) -> Result<Vectors> {
+    let adapters = lora::adapters(loras);
+    let p = Parameters::new(gpu, Storage::AsStored).with(&adapters);
     let m = conditions.len();
     ensure!(m > 0, Argument, "no conditions");
     let mut guidance = Vec::new();
@@ -104,20 +124,16 @@ pub async fn vectors(gpu: &Gpu, w: &Weights, c: &Config, conditions: &[Condition
         let is_swapped = !w.at(&name).has("weight");
         let layer = if is_swapped { &swapped } else { &name };
         let n = count * c.hidden;
-        let lin = Projection::load(&p, w, &Selection::of(layer, n, c.hidden, c.bias()))?;
+        let all = Selection::of(layer, n, c.hidden, c.bias());
+        let lin = Projection::load(&p, w, &Selection { name: &name, swapped: is_swapped, ..all })?;
         let mut g = Graph::new(gpu.target());
         let x = g.input("vec", [1, m, c.hidden], DType::F32);
         let y = g.scope(&name, |g| {
             let x = Tokens::all(g, x)?;
             lin.run(g, x, Apply::default())
         })?;
-        let mut y = play(gpu, g, &[(x, bytemuck::cast_slice(&activated))], y).await?;
-        for (of_one, values) in vectors.iter_mut().zip(y.chunks_mut(n)) {
-            if is_swapped {
-                values.rotate_left(n / 2);
-            }
-            of_one.extend_from_slice(values);
-        }
+        let y = play(gpu, g, &[(x, bytemuck::cast_slice(&activated))], y).await?;
+        vectors.iter_mut().zip(y.chunks(n)).for_each(|(of_one, values)| of_one.extend_from_slice(values));
     }
     Ok(Vectors { vec: vec.chunks(c.hidden).map(<[f32]>::to_vec).collect(), vectors })
 }

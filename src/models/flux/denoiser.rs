@@ -2,18 +2,19 @@
 
 use super::{
     config::Config,
-    lora::Lora,
-    names::Layout,
-    tensors::{pieces, tensors},
+    lora::{self, Lora},
     transformer::{Size, Step, Transformer},
 };
 use crate::{
-    error::{Result, bail, ensure},
-    gpu::Gpu,
+    error::{ErrorKind, Result, bail, ensure},
+    gpu::{Gpu, buffer_bytes},
     graph::{BindOptions, Bound, Control, Graph, Value},
-    nn::{Storage, projection::Parameters},
-    shape::{DType, Shape},
-    weights::{HostDType, Weights},
+    nn::{
+        Storage,
+        projection::Parameters,
+        stack::{HOST_BYTES, Residency},
+    },
+    weights::Weights,
 };
 
 /// How a [`Denoiser`] is loaded.
@@ -21,9 +22,11 @@ use crate::{
 pub struct DenoiserOptions {
     /// How matrices are kept.
     pub storage: Storage,
-    /// The most bytes that it may take on the device.
+    /// The most bytes that it may take on the device: blocks that do not fit are streamed from the weights' file in every
+    /// step, with the same result. Without one they are if the device runs out of memory.
     pub budget: Option<u64>,
-    /// Low-rank changes to the weights, each with its strength.
+    /// Low-rank changes to the weights, each with its strength. They stay on the device. Those of the modulation layers are for
+    /// [`vectors_with`](super::vectors_with).
     pub loras: Vec<(Lora, f32)>,
 }
 
@@ -32,12 +35,19 @@ pub struct DenoiserOptions {
 pub struct DenoiserPlan {
     /// Bytes of the weights that the steps read; the modulation layers are done before them.
     pub weights: u64,
-    /// Those of them that are on the device at one time.
+    /// Bytes on the device for them: the resident ones, and two slots for those that are streamed.
     pub resident: u64,
+    /// For each block, the double ones first: whether it stays on the device.
+    pub resident_blocks: Vec<bool>,
+    /// Bytes that every step uploads. Up to two blocks of them are in staging memory of the host at one time, and those that
+    /// have to be packed may stay there: see [`HOST_BYTES`].
+    pub streamed: u64,
     /// Buffers that activations share, and their bytes.
     pub slots: usize,
     /// See `slots`.
     pub slot_bytes: u64,
+    /// Bytes of the launches' parameters, and of what goes to the device and back in a step.
+    pub launch_bytes: u64,
     /// Kernel launches of one step.
     pub launches: usize,
     /// Floating-point operations of one step.
@@ -47,7 +57,17 @@ pub struct DenoiserPlan {
 impl DenoiserPlan {
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
-        self.resident + self.slot_bytes
+        self.resident + self.slot_bytes + self.launch_bytes
+    }
+
+    /// How many blocks are streamed.
+    pub fn streamed_blocks(&self) -> usize {
+        self.resident_blocks.iter().filter(|stays| !*stays).count()
+    }
+
+    /// Bytes of streamed blocks that stay packed in host memory, at most.
+    pub fn host_bytes(&self) -> u64 {
+        self.streamed.min(HOST_BYTES)
     }
 }
 
@@ -73,31 +93,62 @@ struct Recorded {
     vectors: Value,
     table: Value,
     velocity: Value,
+    /// Bytes of what goes to the device and back.
+    staging: u64,
 }
 
 impl Denoiser {
     /// Loads the transformer in `weights`, which go by our names, for steps of `size`.
     ///
     /// # Errors
-    /// `OutOfMemory` before anything is loaded if the plan exceeds the budget; `Weights` for a tensor that is missing or
-    /// mis-shaped, and what the device reports.
+    /// `OutOfMemory` before anything is loaded if the budget does not hold the plan with every block streamed; `Weights`
+    /// for a tensor that is missing or mis-shaped, and what the device reports.
     pub fn new(gpu: &Gpu, weights: &Weights, config: Config, size: Size, options: &DenoiserOptions) -> Result<Self> {
-        ensure!(options.loras.is_empty(), Argument, "LoRAs cannot be applied yet");
-        if let Some(budget) = options.budget {
-            let needs = Self::plan(gpu, weights, &config, size, options)?.bytes();
-            ensure!(
-                needs <= budget,
-                OutOfMemory,
-                "the transformer needs {needs} bytes on the GPU, the budget is {budget}: take a smaller picture or keep \
-                 the weights in fewer bits"
-            );
+        let others = gpu.allocated_bytes();
+        let mut options = options.clone();
+        let chosen = options.budget.is_some();
+        loop {
+            let e = match Self::within(gpu, weights, &config, size, &options) {
+                Err(e) if e.kind() == ErrorKind::OutOfMemory && !chosen => e,
+                done => return done,
+            };
+            // The device had so much, and less once: the driver's own needs are not known.
+            let reached = options.budget.unwrap_or(gpu.peak_bytes().saturating_sub(others));
+            let least = DenoiserOptions { budget: Some(0), ..options.clone() };
+            let least = Self::plan(gpu, weights, &config, size, &least)?.bytes();
+            if reached <= least {
+                return Err(e);
+            }
+            let budget = (reached / 8 * 7).max(least);
+            tracing::warn!("{e}; loading again within {budget} bytes, with blocks streamed in every step");
+            options.budget = Some(budget);
         }
-        let transformer = Transformer::load(gpu, weights, config, options.storage)?;
+    }
+
+    fn within(gpu: &Gpu, weights: &Weights, c: &Config, size: Size, options: &DenoiserOptions) -> Result<Self> {
+        let (mut plan, mut blocks) = Self::lay_out(gpu, weights, c, size, options, false)?;
+        if plan.streamed > 0 {
+            // Slots are made for what is in them, to the byte.
+            (plan, blocks) = Self::lay_out(gpu, weights, c, size, options, true)?;
+        }
+        let (needs, budget) = (plan.bytes(), options.budget.unwrap_or(u64::MAX));
+        ensure!(
+            needs <= budget,
+            OutOfMemory,
+            "the transformer needs {needs} bytes on the GPU with {} of its {} blocks streamed, the budget is {budget}: \
+             take a smaller picture or keep the weights in fewer bits",
+            plan.streamed_blocks(),
+            plan.resident_blocks.len()
+        );
+        let adapters = lora::adapters(&options.loras);
+        let p = Parameters::new(gpu, options.storage).with(&adapters);
+        let transformer = Transformer::load_as(&p, weights, c.clone(), &blocks)?;
         let step = Recorded::new(gpu, &transformer, size, Graph::new(gpu.target()))?;
         Ok(Self { gpu: gpu.clone(), transformer, size, step, prompt: [Vec::new(), Vec::new()], written: false })
     }
 
-    /// What [`new`](Self::new) would take. Reads the headers of the weights only.
+    /// What [`new`](Self::new) would take. Reads the headers of the weights only: values beyond f16, which are kept in f32,
+    /// are found when they are loaded.
     ///
     /// # Errors
     /// `OutOfMemory` if a value exceeds what the device binds.
@@ -108,37 +159,45 @@ impl Denoiser {
         size: Size,
         options: &DenoiserOptions,
     ) -> Result<DenoiserPlan> {
-        // Kernels are chosen by a matrix's type: that of most of them.
-        let most = kept(weights, "double_blocks.0.img_mlp.0", config.hidden, options.storage);
-        let p = Parameters { declared: Some(most), ..Parameters::new(gpu, options.storage) };
-        let graph = Transformer::build(&p, weights, config.clone())?.record(Graph::new(gpu.target()), size)?.graph;
-        let (launches, flops) = (graph.dispatches().len(), graph.flops());
-        let plan = graph.plan()?;
-        let sum = |dtype: &dyn Fn(&str, usize) -> DType| -> u64 { parameters(config, dtype) };
-        // What is only declared lies in slots of its own.
-        let exact = |name: &str| name.starts_with("img_in") || name.starts_with("final_layer");
-        let declared = |name: &str, _| if exact(name) { DType::F32 } else { most };
-        let stored = |name: &str, k| {
-            let storage = match options.storage {
-                Storage::F16 | Storage::Q8 | Storage::Q4 if exact(name) => Storage::F32,
-                storage => storage,
-            };
-            kept(weights, name, k, storage)
-        };
-        let resident = sum(&stored);
-        Ok(DenoiserPlan {
-            weights: resident,
-            resident,
-            slots: plan.slots(),
-            slot_bytes: plan.bytes() - sum(&declared),
-            launches,
-            flops,
-        })
+        Ok(Self::lay_out(gpu, weights, config, size, options, false)?.0)
     }
 
-    /// Bytes on the device: weights and activations.
+    fn lay_out(
+        gpu: &Gpu,
+        weights: &Weights,
+        c: &Config,
+        size: Size,
+        options: &DenoiserOptions,
+        exact: bool,
+    ) -> Result<(DenoiserPlan, Residency)> {
+        let adapters = lora::adapters(&options.loras);
+        let p = Parameters::new(gpu, options.storage).with(&adapters);
+        let (transformer, blocks, rest) = Transformer::declare(&p, weights, c.clone(), exact)?;
+        let step = transformer.record(Graph::new(gpu.target()), size)?;
+        let staging = staging(&step);
+        let (launches, flops) = (step.graph.dispatches().len(), step.graph.flops());
+        let plan = step.graph.plan()?;
+        let launch_bytes = buffer_bytes(plan.params_bytes()) + staging;
+        let others = rest.bytes() + plan.bytes() + launch_bytes;
+        let residency = Residency::new(&blocks, options.budget.map(|budget| budget.saturating_sub(others)));
+        let plan = DenoiserPlan {
+            weights: rest.bytes() + residency.weights + residency.streamed,
+            resident: rest.bytes() + residency.bytes(),
+            resident_blocks: residency.resident.clone(),
+            streamed: residency.streamed,
+            slots: plan.slots(),
+            slot_bytes: plan.bytes(),
+            launch_bytes,
+            launches,
+            flops,
+        };
+        Ok((plan, residency))
+    }
+
+    /// Bytes on the device: weights, activations, and what a step's launches need.
     pub fn bytes(&self) -> u64 {
-        self.step.bound.plan().bytes() + self.step.bound.plan().tensor_bytes()
+        let plan = self.step.bound.plan();
+        plan.bytes() + plan.tensor_bytes() + buffer_bytes(plan.params_bytes()) + self.step.staging
     }
 
     /// Sets the text tokens `(batch, text, context)` and the rotary [`table`](super::rope::table) of the steps that follow.
@@ -195,9 +254,12 @@ impl Denoiser {
 
 impl Recorded {
     fn new(gpu: &Gpu, transformer: &Transformer, size: Size, g: Graph) -> Result<Self> {
-        let Step { graph, img, txt, vectors, table, velocity } = transformer.record(g, size)?;
-        let bound = graph.plan()?.bind(gpu, &BindOptions::default())?;
-        Ok(Self { bound, img, txt, vectors, table, velocity })
+        let step = transformer.record(g, size)?;
+        let staging = staging(&step);
+        let Step { graph, img, txt, vectors, table, velocity } = step;
+        let mut bound = graph.plan()?.bind(gpu, &BindOptions::default())?;
+        bound.reserve(&[img, txt, vectors, table], &[velocity])?;
+        Ok(Self { bound, img, txt, vectors, table, velocity, staging })
     }
 
     async fn play(
@@ -217,33 +279,9 @@ impl Recorded {
     }
 }
 
-/// The type in which a layer's matrix of rows of `k` is kept on a device.
-fn kept(w: &Weights, layer: &str, k: usize, storage: Storage) -> DType {
-    let block = k.is_multiple_of(crate::quant::BLOCK);
-    let cuts = ["q", "k", "v", "mlp", "swapped"].map(|cut| (cut, 0));
-    let tensors = || pieces(w, layer, 0, &cuts).into_iter().filter_map(|(name, _)| w.at(name).tensor("weight").ok());
-    match storage {
-        Storage::AsStored if tensors().all(|t| t.dtype() == HostDType::F16) => DType::F16,
-        Storage::AsStored | Storage::F32 => DType::F32,
-        Storage::Q8 if block => DType::Q8,
-        Storage::Q4 if block => DType::Q4,
-        Storage::F16 | Storage::Q8 | Storage::Q4 => DType::F16,
-    }
-}
-
-/// Bytes of all parameters of the steps, with matrices of the types that `dtype` gives for a layer and its inputs.
-fn parameters(c: &Config, dtype: &dyn Fn(&str, usize) -> DType) -> u64 {
-    let before = |name: &str| {
-        ["time_in.", "guidance_in.", "vector_in."].iter().any(|embedder| name.starts_with(embedder))
-            || c.modulations().iter().any(|(layer, _)| name.starts_with(layer))
-    };
-    let bytes = |(name, shape): &(String, Vec<usize>)| {
-        let count = Shape::new(shape).count();
-        let dtype = match (name.strip_suffix(".weight"), &shape[..]) {
-            (Some(layer), [_, k]) => dtype(layer, *k),
-            _ => DType::F32,
-        };
-        dtype.bytes(count) as u64
-    };
-    tensors(c, Layout::Bfl).iter().filter(|(name, _)| !before(name)).map(bytes).sum()
+/// Bytes of the buffers that a step's inputs and its velocity pass through.
+fn staging(step: &Step) -> u64 {
+    let g = &step.graph;
+    let inputs = [step.img, step.txt, step.vectors, step.table].map(|v| g.bytes(v).next_multiple_of(8));
+    buffer_bytes(inputs.iter().sum()) + buffer_bytes(g.bytes(step.velocity))
 }

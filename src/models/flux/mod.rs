@@ -20,7 +20,7 @@ pub mod tensors;
 mod transformer;
 mod workload;
 
-pub use conditioning::{Condition, Vectors, vectors};
+pub use conditioning::{Condition, Vectors, vectors, vectors_with};
 pub use config::{Config, Version};
 pub use denoiser::{Denoiser, DenoiserOptions, DenoiserPlan};
 #[cfg(not(target_arch = "wasm32"))]

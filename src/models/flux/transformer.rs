@@ -11,11 +11,13 @@ use crate::{
     graph::{Graph, Value},
     nn::{
         Storage,
-        projection::{Apply, Parameters, Projection, Selection, Tokens},
+        projection::{Apply, Parameters, Place, Projection, Selection, Tally, Tokens},
+        stack::{Residency, Stack},
     },
     shape::DType,
     weights::Weights,
 };
+use std::cell::RefCell;
 
 /// A FLUX transformer without its modulation layers, whose results [`vectors`](super::vectors) computes.
 #[derive(Debug)]
@@ -23,9 +25,34 @@ pub struct Transformer {
     config: Config,
     img_in: Projection,
     txt_in: Projection,
-    double_blocks: Vec<DoubleBlock>,
-    single_blocks: Vec<SingleBlock>,
+    /// The double blocks, then the single ones.
+    blocks: Stack<Block>,
     final_layer: Projection,
+}
+
+/// A block of either kind.
+#[derive(Debug)]
+enum Block {
+    Double(DoubleBlock),
+    Single(SingleBlock),
+}
+
+impl Block {
+    /// Path of block `i` of all.
+    fn name(c: &Config, i: usize) -> String {
+        match i.checked_sub(c.double_blocks) {
+            None => format!("double_blocks.{i}"),
+            Some(single) => format!("single_blocks.{single}"),
+        }
+    }
+
+    fn load(p: &Parameters<'_>, w: &Weights, c: &Config, i: usize) -> Result<Self> {
+        let w = &w.at(Self::name(c, i));
+        match i < c.double_blocks {
+            true => Ok(Self::Double(DoubleBlock::load(p, w, c)?)),
+            false => Ok(Self::Single(SingleBlock::load(p, w, c)?)),
+        }
+    }
 }
 
 /// How many sequences, and tokens in each.
@@ -62,21 +89,40 @@ impl Transformer {
     /// # Errors
     /// `Weights` if a tensor is missing or has another shape, `OutOfMemory`.
     pub fn load(gpu: &Gpu, w: &Weights, config: Config, storage: Storage) -> Result<Self> {
-        let _span = crate::trace::span(|| "load weights".into());
-        Self::build(&Parameters::new(gpu, storage), w, config)
+        let all = Residency::all(config.double_blocks + config.single_blocks);
+        Self::load_as(&Parameters::new(gpu, storage), w, config, &all)
     }
 
-    pub(super) fn build(p: &Parameters<'_>, w: &Weights, config: Config) -> Result<Self> {
+    /// The same with blocks that take turns in device memory, as a plan says.
+    pub(super) fn load_as(p: &Parameters<'_>, w: &Weights, config: Config, plan: &Residency) -> Result<Self> {
+        let _span = crate::trace::span(|| "load weights".into());
+        let blocks = Stack::load(p, plan, |p, i| Block::load(p, w, &config, i))?;
+        Self::around(blocks, p, w, config)
+    }
+
+    /// A transformer that is only declared, for recordings that are planned or counted; what its blocks take, and all else.
+    pub(super) fn declare(
+        p: &Parameters<'_>,
+        w: &Weights,
+        config: Config,
+        exact: bool,
+    ) -> Result<(Self, Vec<Tally>, Tally)> {
+        let count = config.double_blocks + config.single_blocks;
+        let (blocks, tallies) = Stack::declare(p, count, exact, |p, i| Block::load(p, w, &config, i))?;
+        let rest = RefCell::default();
+        let transformer = Self::around(blocks, &p.at(Place::Declared(&rest)), w, config)?;
+        Ok((transformer, tallies, rest.into_inner()))
+    }
+
+    /// The layers before and after the blocks.
+    fn around(blocks: Stack<Block>, p: &Parameters<'_>, w: &Weights, config: Config) -> Result<Self> {
         let (c, h, bias) = (&config, config.hidden, config.bias());
         // A rounding here reaches every block, and in the final layer nothing averages it out.
         let exact = &p.exact();
-        let double = |i| DoubleBlock::load(p, &w.at("double_blocks").at(i), c);
-        let single = |i| SingleBlock::load(p, &w.at("single_blocks").at(i), c);
         Ok(Self {
             img_in: Projection::load(exact, w, &Selection::of("img_in", h, c.in_channels, bias))?,
             txt_in: Projection::load(p, w, &Selection::of("txt_in", h, c.context, bias))?,
-            double_blocks: (0..c.double_blocks).map(double).collect::<Result<_>>()?,
-            single_blocks: (0..c.single_blocks).map(single).collect::<Result<_>>()?,
+            blocks,
             final_layer: Projection::load(exact, w, &Selection::of("final_layer.linear", c.out_channels, h, bias))?,
             config,
         })
@@ -111,13 +157,17 @@ impl Transformer {
             })?;
         }
         g.mark(x, "in");
-        for (i, block) in self.double_blocks.iter().enumerate() {
-            let v = context.vectors(&mut g, c.double_vectors(i), 12)?;
-            x = g.scope(format!("double_blocks.{i}"), |g| block.forward(g, &context, x, &v))?;
-        }
-        for (i, block) in self.single_blocks.iter().enumerate() {
-            let v = context.vectors(&mut g, c.single_vectors(i), 3)?;
-            x = g.scope(format!("single_blocks.{i}"), |g| block.forward(g, &context, x, &v))?;
+        for i in 0..self.blocks.len() {
+            x = g.scope(Block::name(c, i), |g| match self.blocks.layer(g, i) {
+                Block::Double(block) => {
+                    let v = context.vectors(g, c.double_vectors(i), 12)?;
+                    block.forward(g, &context, x, &v)
+                }
+                Block::Single(block) => {
+                    let v = context.vectors(g, c.single_vectors(i - c.double_blocks), 3)?;
+                    block.forward(g, &context, x, &v)
+                }
+            })?;
         }
         let velocity = g.scope("final_layer", |g| {
             let v = context.vectors(g, c.final_vectors(), 2)?;

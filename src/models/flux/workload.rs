@@ -6,7 +6,6 @@ use crate::{
     gpu::Gpu,
     graph::Graph,
     nn::{Storage, projection::Parameters},
-    shape::DType,
     weights::Weights,
 };
 
@@ -17,8 +16,8 @@ use crate::{
 /// `OutOfMemory` if a value exceeds what the device binds.
 pub fn recordings(gpu: &Gpu, config: &Config) -> Result<Vec<(&'static str, Graph)>> {
     let weights = Weights::blank(tensors(config, Layout::Bfl))?;
-    let parameters = Parameters { declared: Some(DType::F16), ..Parameters::new(gpu, Storage::F16) };
-    let transformer = Transformer::build(&parameters, &weights, config.clone())?;
+    let p = Parameters::new(gpu, Storage::F16);
+    let (transformer, ..) = Transformer::declare(&p, &weights, config.clone(), false)?;
     let step = transformer.record(Graph::new(gpu.target()), Size { batch: 1, text: 512, image: 64 * 64 })?;
     Ok(vec![("step", step.graph)])
 }

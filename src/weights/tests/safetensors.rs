@@ -24,10 +24,13 @@ fn a_good_file() {
 
 #[test]
 fn metadata_padding_scalars_and_empty_tensors_are_fine() {
-    let header = r#"{"__metadata__":{"format":"pt"},"e":{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]},"s":{"dtype":"F64","shape":[],"data_offsets":[0,8]}}      "#;
+    let header = r#"{"__metadata__":{"format":"pt","n":1},"e":{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]},"s":{"dtype":"F64","shape":[],"data_offsets":[0,8]}}      "#;
     let weights = Weights::from_bytes(file(header, 8)).unwrap();
     assert_eq!(weights.get("s", &[]).unwrap().to_f32().unwrap(), [0.0]);
     assert_eq!(weights.get("e", &[0, 4]).unwrap().count(), 0);
+    // Of the metadata what the format allows: texts.
+    assert_eq!(weights.metadata("format"), Some(&Meta::Text("pt".into())));
+    assert_eq!(weights.metadata("n"), None);
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl AttnBlock {
         let layers = ["q", "k", "v"].map(|name| (name, c)).to_vec();
         Ok(Self {
             norm: GroupNorm::load(l, &w.at("norm"), c, groups, EPS)?,
-            qkv: Projection::load(&p, w, &Selection { layers, ..Selection::of("", 3 * c, c, true) })?,
+            qkv: Projection::load(&p, w, &Selection { layers, ..Selection::of("q", 3 * c, c, true) })?,
             proj_out: Projection::load(&p, w, &Selection::of("proj_out", c, c, true))?,
             channels: c,
         })

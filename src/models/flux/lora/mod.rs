@@ -5,18 +5,23 @@
 //! Names are looked up among those of the model's own layers (`names`), never taken apart: in kohya's form
 //! `img_attn_qkv` nothing says which underscores were dots.
 
+mod alpha;
 mod names;
 #[cfg(test)]
 mod tests;
 
+use super::{config::Config, names::Layout, tensors::tensors};
 use crate::{
     error::{Context, Result, bail, ensure},
+    nn::{Adapters, LowRank},
     weights::{HostTensor, Weights},
 };
+use alpha::Alphas;
 use names::{Part, Target};
 use std::{
     collections::{BTreeMap, HashSet},
     ops::Range,
+    sync::Arc,
 };
 
 /// The linear layers of a transformer: their paths in the authors' names, and `[outputs, inputs]`.
@@ -24,18 +29,18 @@ use std::{
 pub struct Modules(BTreeMap<String, [usize; 2]>);
 
 impl Modules {
-    /// From a list of them.
-    pub fn new(modules: impl IntoIterator<Item = (String, [usize; 2])>) -> Self {
-        Self(modules.into_iter().collect())
-    }
-
-    /// Every matrix `PATH.weight` of `weights`, which go by the authors' names.
-    pub fn of(weights: &Weights) -> Self {
-        let module = |name: String| match weights.shape(&name)?[..] {
+    /// Those of a transformer, whatever the layout of its checkpoint.
+    pub fn of_config(c: &Config) -> Self {
+        let module = |(name, shape): (String, Vec<usize>)| match shape[..] {
             [outputs, inputs] => Some((name.strip_suffix(".weight")?.to_owned(), [outputs, inputs])),
             _ => None,
         };
-        Self::new(weights.names().into_iter().filter_map(module))
+        Self::new(tensors(c, Layout::Bfl).into_iter().filter_map(module))
+    }
+
+    /// From a list of them.
+    pub fn new(modules: impl IntoIterator<Item = (String, [usize; 2])>) -> Self {
+        Self(modules.into_iter().collect())
     }
 }
 
@@ -65,7 +70,7 @@ impl Adapter {
         self.a.shape()[0]
     }
 
-    /// `alpha / rank` of the file, 1 where it has no alpha. The user's strength comes on top.
+    /// `alpha / rank` of the file, by its keys or by its metadata, 1 where it has no alpha. The user's strength comes on top.
     pub fn scale(&self) -> f32 {
         self.scale
     }
@@ -102,6 +107,52 @@ impl Adapter {
         }
         rows
     }
+}
+
+/// An adapter and the factor that the user and the file give it.
+#[derive(Debug)]
+struct Scaled {
+    adapter: Adapter,
+    factor: f32,
+}
+
+impl LowRank for Scaled {
+    fn rows(&self) -> Range<usize> {
+        self.adapter.rows()
+    }
+
+    fn rank(&self) -> usize {
+        self.adapter.rank()
+    }
+
+    fn a(&self) -> Result<Vec<f32>> {
+        self.adapter.a()
+    }
+
+    fn b(&self) -> Result<Vec<f32>> {
+        Ok(self.adapter.b()?.into_iter().map(|v| v * self.factor).collect())
+    }
+
+    fn has_bias(&self) -> bool {
+        self.adapter.bias.is_some()
+    }
+
+    fn bias(&self) -> Result<Vec<f32>> {
+        let bias = self.adapter.bias()?.unwrap_or_else(|| vec![0.0; self.adapter.rows().len()]);
+        Ok(bias.into_iter().map(|v| v * self.factor).collect())
+    }
+}
+
+/// What layers take of LoRAs, each with its strength. A strength of 0 is as no LoRA.
+pub fn adapters(loras: &[(Lora, f32)]) -> Adapters {
+    let mut all = Adapters::default();
+    for (lora, strength) in loras.iter().filter(|(_, strength)| *strength != 0.0) {
+        for adapter in &lora.adapters {
+            let scaled = Scaled { adapter: adapter.clone(), factor: adapter.scale() * strength };
+            all.0.entry(adapter.module().to_owned()).or_default().push(Arc::new(scaled));
+        }
+    }
+    all
 }
 
 /// What a LoRA file holds for a model.
@@ -161,7 +212,8 @@ impl Lora {
                 );
             }
         }
-        let read = |(target, keys)| adapter(file, modules, target, keys);
+        let alphas = Alphas::read(file)?;
+        let read = |(target, keys)| adapter(file, modules, &alphas, target, keys);
         let adapters = found.into_iter().map(read).collect::<Result<Vec<_>>>().context(|| file.origin().to_owned())?;
         ensure!(!adapters.is_empty(), Weights, "{}: {}", file.origin(), why_nothing(&unmatched, &text_encoder));
         Ok(Self { adapters, unmatched, text_encoder })
@@ -173,7 +225,7 @@ impl Lora {
     }
 }
 
-fn adapter(file: &Weights, modules: &Modules, target: Target, keys: Keys) -> Result<Adapter> {
+fn adapter(file: &Weights, modules: &Modules, alphas: &Alphas, target: Target, keys: Keys) -> Result<Adapter> {
     let module = &target.module;
     let (a, b) = match (&keys.a, &keys.b) {
         (Some(a), Some(b)) => (file.tensor(a)?, file.tensor(b)?),
@@ -203,7 +255,7 @@ fn adapter(file: &Weights, modules: &Modules, target: Target, keys: Keys) -> Res
                 bail!(Weights, "{key:?} has to be one finite number, and is {} ({:?})", other.len(), other.first())
             }
         },
-        None => 1.0,
+        None => alphas.scale(a.name(), rank),
     };
     Ok(Adapter { target, scale, a, b, bias })
 }

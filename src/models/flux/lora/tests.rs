@@ -7,12 +7,17 @@ use safetensors::tensor::{Dtype, TensorView};
 type File = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 fn open(file: &File) -> Weights {
+    open_with(file, None)
+}
+
+fn open_with(file: &File, metadata: Option<(&str, &str)>) -> Weights {
     let bytes: Vec<Vec<u8>> = file.iter().map(|(_, _, v)| v.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
     let views = file
         .iter()
         .zip(&bytes)
         .map(|((key, shape, _), bytes)| (key, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
-    Weights::from_bytes(safetensors::serialize(views, None).unwrap()).unwrap()
+    let metadata = metadata.map(|(key, text)| [(key.to_owned(), text.to_owned())].into());
+    Weights::from_bytes(safetensors::serialize(views, metadata).unwrap()).unwrap()
 }
 
 fn resolve(file: &File, modules: &Modules) -> Result<Lora> {
@@ -178,6 +183,31 @@ fn parts_have_their_rows_and_scale() {
     assert_eq!(lora.adapters[2].b().unwrap(), [2.0, 3.0, 0.0, 1.0]);
     assert_eq!(lora.adapters[2].bias().unwrap().unwrap(), [2.0, 3.0, 0.0, 1.0]);
     assert_eq!(lora.adapters[0].bias().unwrap(), None);
+}
+
+#[test]
+fn alphas_come_from_keys_then_from_metadata() {
+    let pair = |name: &str, outputs: usize| {
+        let name = format!("transformer.{name}");
+        [tensor(&format!("{name}.lora_A.weight"), &[2, 2]), tensor(&format!("{name}.lora_B.weight"), &[outputs, 2])]
+    };
+    let mut file = [pair("transformer_blocks.0.attn.to_q", 2), pair("transformer_blocks.0.attn.to_k", 2)].concat();
+    file.extend(pair("norm_out.linear", 4));
+    file.push(("transformer.norm_out.linear.alpha".into(), vec![], vec![1.0]));
+    let scales = |metadata: &str| {
+        let lora = Lora::resolve(&open_with(&file, Some(("lora_adapter_metadata", metadata))), &small());
+        lora.map(|l| l.adapters.iter().map(Adapter::scale).collect::<Vec<_>>())
+    };
+    let all = r#""transformer.r":2,"transformer.lora_alpha":8,"transformer.target_modules":["to_q"]"#;
+    assert_eq!(scales(&format!("{{{all}}}")).unwrap(), [4.0, 4.0, 0.5]);
+    let patterns = r#""transformer.alpha_pattern":{"attn.to_k":3,"o_q":5}"#;
+    assert_eq!(scales(&format!("{{{all},{patterns}}}")).unwrap(), [4.0, 1.5, 0.5]);
+    let root = scales(&format!("{{{all},\"transformer.use_rslora\":true}}")).unwrap();
+    assert_eq!(root, [8.0 / 2f32.sqrt(), 8.0 / 2f32.sqrt(), 0.5]);
+    assert_eq!(scales(r#"{"text_encoder.lora_alpha":8}"#).unwrap(), [1.0, 1.0, 0.5]);
+    for bad in ["", "{", r#"{"transformer.lora_alpha":"8"}"#, r#"{"transformer.lora_alpha":1e99}"#] {
+        assert_eq!(scales(bad).unwrap_err().kind(), ErrorKind::Weights, "{bad}");
+    }
 }
 
 #[test]
