@@ -134,8 +134,8 @@ pub struct Batched {
 
 /// `y = residual + gate * act(x wᵀ + bias)`.
 ///
-/// `x`: `(.., k)` f32; `w`: `(n, k)` f32, f16, q8 or q4 (k a multiple of 32) or q4k (of 256); `bias`: `(n)`; `y`: `(.., n)` f32, or `(.., n / 2)`
-/// with [`Epilogue::glu`].
+/// `x`: `(.., k)` f32; `w`: `(n, k)` f32, f16, q8, q4 or q5 (k a multiple of 32), or q4k, q5k or q6k (of 256); `bias`: `(n)`;
+/// `y`: `(.., n)` f32, or `(.., n / 2)` with [`Epilogue::glu`].
 /// As `torch.nn.Linear`. Sums are f32 whatever the storage.
 ///
 /// # Errors

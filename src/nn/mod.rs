@@ -42,7 +42,7 @@ pub enum Storage {
 }
 
 /// The block layouts that `matmul` reads.
-const READ: [DType; 3] = [DType::Q8, DType::Q4, DType::Q4K];
+const READ: [DType; 6] = [DType::Q8, DType::Q4, DType::Q5, DType::Q4K, DType::Q5K, DType::Q6K];
 
 /// Puts weights on a device.
 #[derive(Debug, Clone)]

@@ -238,6 +238,12 @@ pub fn cases() -> Vec<Case> {
         Spec { w: DType::Q4, layout: Layout::Skew, ..plain("q4 skew", 5, 12, 96) },
         Spec { w: DType::Q4K, ..full("q4k", 66, 36, 512) },
         Spec { w: DType::Q4K, layout: Layout::Skew, ..plain("q4k skew", 5, 12, 256) },
+        Spec { w: DType::Q5, ..full("q5", 68, 44, 96) },
+        Spec { w: DType::Q5, layout: Layout::Skew, ..plain("q5 skew", 5, 12, 96) },
+        Spec { w: DType::Q5K, ..full("q5k", 66, 36, 512) },
+        Spec { w: DType::Q5K, layout: Layout::Skew, ..plain("q5k skew", 5, 12, 256) },
+        Spec { w: DType::Q6K, ..full("q6k", 66, 36, 512) },
+        Spec { w: DType::Q6K, layout: Layout::Skew, ..plain("q6k skew", 5, 12, 256) },
         Spec { w: DType::F16, outliers: true, ..full("half outliers", 129, 132, 256) },
         // FLUX: a gated projection, SwiGLU, and the other activations.
         Spec { batch: 2, gate: true, ..full("gate", 70, 40, 64) },

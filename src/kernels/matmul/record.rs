@@ -97,7 +97,9 @@ fn product(
         DType::Q8 => (2, 4),
         DType::Q4 => (3, 8),
         DType::Q4K => (4, 8),
-        stored @ (DType::Q5 | DType::Q5K | DType::Q6K) => bail!(Shape, "matmul: no variant reads {stored:?} weights"),
+        DType::Q5 => (5, 8),
+        DType::Q5K => (6, 8),
+        DType::Q6K => (7, 8),
     };
     let params = Params {
         m: m as u32,
