@@ -73,8 +73,26 @@ impl GroupNorm {
     /// # Errors
     /// `Shape`.
     pub fn forward(&self, g: &mut Graph, x: Value, activation: Activation) -> Result<Value> {
-        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
         let stats = group_stats(g, x, self.groups, self.eps)?;
+        self.with(g, x, stats, activation)
+    }
+
+    /// The same with statistics `(n, groups, 2)` of mean and inverse deviation, of a larger picture perhaps.
+    ///
+    /// # Errors
+    /// `Shape`.
+    pub fn with(&self, g: &mut Graph, x: Value, stats: Value, activation: Activation) -> Result<Value> {
+        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
         group_norm(g, x, stats, weight, bias, activation)
+    }
+
+    /// Runs of channels that are normalised together.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// What is added to variances.
+    pub fn eps(&self) -> f32 {
+        self.eps
     }
 }

@@ -1,7 +1,11 @@
 //! The parts of encoder and decoder, on NHWC images. After `ResnetBlock`, `AttnBlock`, `Downsample` and `Upsample` in
 //! `modules/autoencoder.py` of black-forest-labs/flux.
 
-use super::{EPS, channels_out};
+use super::{
+    EPS,
+    bands::{Bands, Features, Reach},
+    channels_out,
+};
 use crate::{
     error::Result,
     graph::{Graph, Value},
@@ -51,6 +55,32 @@ impl ResnetBlock {
             None => x,
         };
         self.conv2.forward(g, h, Some(x))
+    }
+
+    /// The same by bands.
+    async fn by_bands(&self, b: &Bands<'_>, x: Features) -> Result<Features> {
+        let first = |g: &mut Graph, v: &[Value], stats: Option<Value>| {
+            let h = normed(&self.norm1, g, v[0], stats, Activation::Silu)?;
+            self.conv1.forward(g, h, None)
+        };
+        let h = b.run(&[&x], Some(&self.norm1), Reach::SAME, &first).await?;
+        let second = |g: &mut Graph, v: &[Value], stats: Option<Value>| {
+            let h = normed(&self.norm2, g, v[0], stats, Activation::Silu)?;
+            let x = match &self.nin_shortcut {
+                Some(conv) => conv.forward(g, v[1], None)?,
+                None => v[1],
+            };
+            self.conv2.forward(g, h, Some(x))
+        };
+        b.run(&[&h, &x], Some(&self.norm2), Reach::SAME, &second).await
+    }
+}
+
+/// A norm with the statistics that a band comes with.
+pub(super) fn normed(norm: &GroupNorm, g: &mut Graph, x: Value, stats: Option<Value>, a: Activation) -> Result<Value> {
+    match stats {
+        Some(stats) => norm.with(g, x, stats, a),
+        None => norm.forward(g, x, a),
     }
 }
 
@@ -125,6 +155,14 @@ impl Mid {
         g.mark(x, "");
         Ok(x)
     }
+
+    /// The same by bands, but for the attention, which needs all pixels.
+    pub(super) async fn by_bands(&self, b: &Bands<'_>, x: Features) -> Result<Features> {
+        let x = self.block_1.by_bands(b, x).await?;
+        let attend = |g: &mut Graph, v: &[Value], _: Option<Value>| self.attn_1.forward(g, v[0]);
+        let x = b.run(&[&x], None, Reach::ALL, &attend).await?;
+        self.block_2.by_bands(b, x).await
+    }
 }
 
 /// What a level ends with.
@@ -170,13 +208,28 @@ impl Level {
         x = match &self.resample {
             Resample::None => x,
             Resample::Down(conv) => g.scope("downsample", |g| conv.forward(g, x, None))?,
-            Resample::Up(conv) => g.scope("upsample", |g| {
-                let [_, h, w, _] = g.shape(x).axes("upsample")?;
-                let x = resize(g, x, 2 * h, 2 * w, Resize::Nearest)?;
-                conv.forward(g, x, None)
-            })?,
+            Resample::Up(conv) => g.scope("upsample", |g| doubled(conv, g, x))?,
         };
         g.mark(x, "");
         Ok(x)
     }
+
+    /// The same by bands.
+    pub(super) async fn by_bands(&self, b: &Bands<'_>, mut x: Features) -> Result<Features> {
+        for block in &self.blocks {
+            x = block.by_bands(b, x).await?;
+        }
+        match &self.resample {
+            Resample::None => Ok(x),
+            Resample::Down(conv) => b.run(&[&x], None, Reach::DOWN, &|g, v, _| conv.forward(g, v[0], None)).await,
+            Resample::Up(conv) => b.run(&[&x], None, Reach::UP, &|g, v, _| doubled(conv, g, v[0])).await,
+        }
+    }
+}
+
+/// A convolution of the picture at twice the size.
+fn doubled(conv: &Conv2d, g: &mut Graph, x: Value) -> Result<Value> {
+    let [_, h, w, _] = g.shape(x).axes("upsample")?;
+    let x = resize(g, x, 2 * h, 2 * w, Resize::Nearest)?;
+    conv.forward(g, x, None)
 }

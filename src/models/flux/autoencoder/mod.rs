@@ -3,8 +3,10 @@
 //!
 //! Latents are here as the convolutions have them: scaling, shifting and packing are the sampler's.
 
+mod bands;
 mod blocks;
 mod names;
+mod within;
 
 use crate::{
     error::{Result, bail, ensure},
@@ -15,7 +17,9 @@ use crate::{
     shape::DType,
     weights::Weights,
 };
-use blocks::{Level, Mid};
+use bands::{Bands, Features, Reach};
+use blocks::{Level, Mid, normed};
+pub use within::{Direction, RunPlan};
 
 /// Epsilon of all norms.
 const EPS: f32 = 1e-6;
@@ -153,6 +157,22 @@ impl Encoder {
             None => Ok(x),
         }
     }
+
+    /// The same by bands.
+    async fn by_bands(&self, b: &Bands<'_>, image: Features) -> Result<Features> {
+        let first = |g: &mut Graph, v: &[Value], _: Option<Value>| self.conv_in.forward(g, v[0], None);
+        let mut x = b.run(&[&image], None, Reach::SAME, &first).await?;
+        for level in &self.down {
+            x = level.by_bands(b, x).await?;
+        }
+        x = self.mid.by_bands(b, x).await?;
+        let last = |g: &mut Graph, v: &[Value], stats: Option<Value>| {
+            let x = normed(&self.norm_out, g, v[0], stats, Activation::Silu)?;
+            let x = self.conv_out.forward(g, x, None)?;
+            self.quant_conv.as_ref().map_or(Ok(x), |conv| conv.forward(g, x, None))
+        };
+        b.run(&[&x], Some(&self.norm_out), Reach::SAME, &last).await
+    }
 }
 
 impl Decoder {
@@ -191,5 +211,23 @@ impl Decoder {
         }
         x = self.norm_out.forward(g, x, Activation::Silu)?;
         g.scope("conv_out", |g| self.conv_out.forward(g, x, None))
+    }
+
+    /// The same by bands.
+    async fn by_bands(&self, b: &Bands<'_>, z: Features) -> Result<Features> {
+        let first = |g: &mut Graph, v: &[Value], _: Option<Value>| {
+            let z = self.post_quant_conv.as_ref().map_or(Ok(v[0]), |conv| conv.forward(g, v[0], None))?;
+            self.conv_in.forward(g, z, None)
+        };
+        let x = b.run(&[&z], None, Reach::SAME, &first).await?;
+        let mut x = self.mid.by_bands(b, x).await?;
+        for level in self.up.iter().rev() {
+            x = level.by_bands(b, x).await?;
+        }
+        let last = |g: &mut Graph, v: &[Value], stats: Option<Value>| {
+            let x = normed(&self.norm_out, g, v[0], stats, Activation::Silu)?;
+            self.conv_out.forward(g, x, None)
+        };
+        b.run(&[&x], Some(&self.norm_out), Reach::SAME, &last).await
     }
 }
