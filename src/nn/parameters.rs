@@ -3,11 +3,12 @@
 use super::{
     Adapters, Loader, Storage,
     matrix::{Matrix, Taken},
+    stack::Uploads,
 };
 use crate::{
     error::{Context, Result, ensure},
     gpu::{Buffer, Gpu, Tensor, buffer_bytes},
-    graph::{Graph, Source, Value},
+    graph::{Graph, Value},
     shape::{DType, Shape},
 };
 use std::{
@@ -70,7 +71,7 @@ pub struct Slot {
     /// What no matrix has taken yet.
     pub(super) free: Vec<Buffer>,
     /// Where the matrices that were put here are, and what fills them.
-    pub(super) uploads: Vec<(Tensor, Arc<dyn Source>)>,
+    pub(super) uploads: Uploads,
     /// Bytes of packed matrices that may still be kept in host memory.
     pub(super) keep: u64,
 }

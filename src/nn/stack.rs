@@ -11,6 +11,9 @@ use crate::{
 };
 use std::{cell::RefCell, sync::Arc};
 
+/// Tensors of a layer that are filled before it runs, and what fills them.
+pub(super) type Uploads = Vec<(Tensor, Arc<dyn Source>)>;
+
 /// Packed matrices of all streamed layers that may stay in host memory. What lies in the file as the device has it (f16,
 /// f32) is uploaded from the memory map and never kept; the rest (blocks, and what is quantised or rounded at load) costs a
 /// core a second for some 100 M values, each time it is packed.
@@ -96,7 +99,7 @@ fn largest(layers: &[Tally]) -> Vec<u64> {
 /// Layers and where their weights are.
 #[derive(Debug)]
 pub struct Stack<L> {
-    layers: Vec<(L, Vec<(Tensor, Arc<dyn Source>)>)>,
+    layers: Vec<(L, Uploads)>,
 }
 
 impl<L> Stack<L> {

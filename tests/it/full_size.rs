@@ -81,7 +81,7 @@ fn check(name: &str, [double_blocks, single_blocks]: [usize; 2], others: &[(bool
     let table = rope::table(&config, &ids);
     let step = |default_limits: bool, budget: Option<u64>| {
         let gpu = block_on(Gpu::open(&Options { default_limits, untuned: true, ..Options::from_env() })).unwrap();
-        let vectors = block_on(flux::vectors(&gpu, &weights, &config, &[condition.clone()])).unwrap();
+        let vectors = block_on(flux::vectors(&gpu, &weights, &config, std::slice::from_ref(&condition))).unwrap();
         let vectors = vectors.batch(&config, &[0]);
         let options = DenoiserOptions { budget, ..DenoiserOptions::default() };
         let plan = Denoiser::plan(&gpu, &weights, &config, size, &options).unwrap();

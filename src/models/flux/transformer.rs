@@ -32,6 +32,7 @@ pub struct Transformer {
 
 /// A block of either kind.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are a few dozen")]
 enum Block {
     Double(DoubleBlock),
     Single(SingleBlock),
