@@ -8,7 +8,7 @@ use impasto::{
     graph::Control,
     kernels::{Random, deviation},
     nn::Storage,
-    text::{Clip, Embeddings, Encoder, Family, Kind, LanguageModel, Run, T5, Tokenizer, flux2},
+    text::{Clip, Embeddings, Encoder, Family, Kind, LanguageModel, Run, T5, Tokenizer, flux1, flux2},
     weights::Weights,
 };
 use pollster::block_on;
@@ -274,5 +274,24 @@ fn flux2_passes_padding_on_as_its_families_do() {
             assert!(deviation(&rest.concat(), &short.prompt).0 < 1e-10);
         }
         assert_eq!(encode(encoder, "a", 513).unwrap_err().kind(), ErrorKind::Argument);
+    }
+}
+
+#[test]
+fn prompts_of_the_miniature_are_those_of_diffusers() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/flux-mini");
+    let clip = Encoder::<Clip>::open(&folder.join("text_encoder"), None).unwrap();
+    let t5 = Encoder::<T5>::open(&folder.join("text_encoder_2"), None).unwrap();
+    let io = Io::open("flux_mini.safetensors");
+    let prompts = [
+        "a small yellow triangle in the center on a white background",
+        "",
+        "A large GREEN cross at the top, on a yellow background, and more words than fit into twenty tokens",
+    ];
+    for (i, prompt) in prompts.into_iter().enumerate() {
+        let e = block_on(flux1(run(Storage::AsStored), &clip, &t5, prompt, 20)).unwrap();
+        assert_eq!((e.tokens, e.width, e.pooled.as_ref().map(Vec::len)), (20, 128, Some(64)));
+        io.near("flux-mini", &format!("prompt.{i}"), &e.prompt, 1e-8);
+        io.near("flux-mini", &format!("pooled.{i}"), e.pooled.as_deref().unwrap(), 1e-8);
     }
 }

@@ -12,13 +12,13 @@ use super::{
     signal,
 };
 use impasto::{
-    Error, ErrorKind,
     gpu::Gpu,
     image::{Picture, output},
     models::flux::{
         pipeline::{Event, Made, Model, Options, Plan, Preview, Prompts, Settings, Stage, Watch, generate},
         sampling::Recipe,
     },
+    text::{self, Cache},
 };
 use model::{ModelArgs, open_tensors};
 use outputs::Outputs;
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     let clock = Instant::now();
     let prompts = match prompts {
         Some(prompts) => prompts,
-        None => args.embed(&settings)?,
+        None => args.embed((&gpu, &model), &settings, length, &progress)?,
     };
     let text_time = clock.elapsed().as_secs_f64() * 1e3;
     let mut run = Run { args, gpu, model, options, settings, plan, progress: &progress };
@@ -122,9 +122,26 @@ impl Args {
     }
 
     /// The prompts through the model's text encoders.
-    fn embed(&self, _settings: &Settings) -> Outcome<Prompts> {
-        let message = "this build has no text encoders: give the embedded prompt with --embeds FILE";
-        Err(Error::new(ErrorKind::Argument, message).into())
+    fn embed(&self, on: (&Gpu, &Model), settings: &Settings, length: usize, progress: &Progress) -> Outcome<Prompts> {
+        let (gpu, model) = on;
+        progress.stage("reading the text encoders");
+        let encoders = model.text.open(&model.config)?;
+        let cache = Cache::of_user();
+        let embed = |stage: &'static str, text: &str| {
+            progress.stage(stage);
+            progress.with(|control| {
+                let run = text::Run { gpu, storage: self.model.asked(), control };
+                pollster::block_on(encoders.embed(run, text, length, cache.as_ref()))
+            })
+        };
+        let prompt = embed("encoding the prompt", self.prompt.as_deref().unwrap_or_default())?;
+        // Without one, guidance leads away from the empty prompt.
+        let negative = self.picture.negative.as_deref().unwrap_or_default();
+        let negative = match settings.true_cfg {
+            Some(_) => Some(embed("encoding the negative prompt", negative)?),
+            None => None,
+        };
+        Ok(Prompts { prompt, negative })
     }
 }
 

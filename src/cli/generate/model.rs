@@ -118,12 +118,19 @@ impl ModelArgs {
 
     /// How the transformer's matrices are kept.
     pub(super) fn storage(&self, model: &Model) -> Storage {
+        match self.asked() {
+            Storage::AsStored if model.transformer.summary().dtypes.contains_key(&HostDType::BF16) => Storage::F16,
+            asked => asked,
+        }
+    }
+
+    /// What `--quantize` asks for.
+    pub(super) fn asked(&self) -> Storage {
         match self.quantize {
             Some(Quantize::F32) => Storage::F32,
             Some(Quantize::F16) => Storage::F16,
             Some(Quantize::Q8) => Storage::Q8,
             Some(Quantize::Q4) => Storage::Q4,
-            None if model.transformer.summary().dtypes.contains_key(&HostDType::BF16) => Storage::F16,
             None => Storage::AsStored,
         }
     }
@@ -135,7 +142,7 @@ impl ModelArgs {
 
     /// The LoRAs for this transformer. Keys that it does not have are told.
     pub(super) fn loras(&self, model: &Model) -> Outcome<Vec<(Lora, f32)>> {
-        let modules = Modules::of(&model.transformer);
+        let modules = Modules::of_config(&model.config);
         let mut loras = Vec::new();
         for file in &self.lora {
             let lora = Lora::resolve(&Weights::open(&file.path)?, &modules)?;

@@ -1,23 +1,11 @@
 //! What the transformer is told about a picture: embedded prompts, encoded or from a file.
 
 use super::super::{Config, Version};
+pub use crate::text::Embeddings;
 use crate::{
     error::{Result, ensure},
     weights::Weights,
 };
-
-/// An embedded text.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Embeddings {
-    /// `(tokens, width)`.
-    pub prompt: Vec<f32>,
-    /// Tokens, padding included.
-    pub tokens: usize,
-    /// Features of a token.
-    pub width: usize,
-    /// CLIP's features of the whole text, for FLUX.1.
-    pub pooled: Option<Vec<f32>>,
-}
 
 /// The texts of a picture.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,10 +1,13 @@
 //! From prompts to pictures: [`Model`] is a model's files, [`Plan`] what a run takes, [`generate`] the run.
 //!
 //! ```no_run
-//! use impasto::models::flux::{pipeline::{Locations, Model, Options, Prompts, Watch, generate}, sampling::Size};
+//! use impasto::{models::flux::{pipeline::{Locations, Model, Options, Prompts, Watch, generate}, sampling::Size},
+//!     graph::Control, nn::Storage, text::Run};
 //! # async fn run(gpu: &impasto::gpu::Gpu) -> impasto::Result<()> {
 //! let model = Model::open(&Locations { model: Some("FLUX.2-klein-4B".into()), ..Locations::default() })?;
-//! let prompts = Prompts::read(&impasto::weights::Weights::open("fox.safetensors".as_ref())?)?;
+//! let run = Run { gpu, storage: Storage::AsStored, control: Control::default() };
+//! let prompt = model.text.open(&model.config)?.embed(run, "a fox in the snow", 512, None).await?;
+//! let prompts = Prompts { prompt, negative: None };
 //! let options = Options::new(Size::exact(1024, 768)?);
 //! let made = generate(gpu, &model, &prompts, &options, Watch::default()).await?;
 //! let picture = made.picture(0, options.size)?;
@@ -18,11 +21,13 @@ mod options;
 mod plan;
 mod preview;
 mod run;
+mod text;
 
 pub use autoencoder::{Autoencoder, AutoencoderPlan};
 pub use embeddings::{Embeddings, Prompts};
-pub use model::{Defaults, Locations, Model, TextParts};
+pub use model::{Defaults, Locations, Model};
 pub use options::{Options, Settings, Start};
 pub use plan::Plan;
 pub use preview::Preview;
 pub use run::{Event, Made, Stage, Watch, generate};
+pub use text::{Text, TextEncoders, TextParts};

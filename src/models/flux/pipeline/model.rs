@@ -3,6 +3,7 @@
 use super::{
     super::{Config, Version, from_parts, open, sampling::Curve},
     autoencoder::Autoencoder,
+    text::{Text, TextParts},
 };
 use crate::{
     error::{ErrorKind, IntoError, Result, bail, ensure},
@@ -53,19 +54,6 @@ impl Locations {
     }
 }
 
-/// Where the parts are that embed texts. They are opened when a text is to be embedded, and closed after it.
-#[derive(Debug, Clone, Default)]
-pub struct TextParts {
-    /// CLIP for FLUX.1, a language model for FLUX.2.
-    pub text_encoder: Option<PathBuf>,
-    /// T5, for FLUX.1.
-    pub text_encoder_2: Option<PathBuf>,
-    /// The tokenizer of `text_encoder`.
-    pub tokenizer: Option<PathBuf>,
-    /// That of T5.
-    pub tokenizer_2: Option<PathBuf>,
-}
-
 /// What a model is made for, where a user says nothing else.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
@@ -92,8 +80,8 @@ pub struct Model {
     pub transformer: Weights,
     /// The autoencoder.
     pub autoencoder: Autoencoder,
-    /// Where the text encoders are.
-    pub text: TextParts,
+    /// Its text encoders.
+    pub text: Text,
     /// What it is made for.
     pub defaults: Defaults,
 }
@@ -121,7 +109,7 @@ impl Model {
         };
         let index = read_json(folder, "model_index.json")?;
         let scheduler = read_json(folder, "scheduler/scheduler_config.json")?;
-        Self::new(config, weights, autoencoder, at.text(), &index, &scheduler)
+        Self::new(config, weights, autoencoder, Text::Parts(at.text()), &index, &scheduler)
     }
 
     /// From parts in memory: `config_json` is the transformer's, `index` and `scheduler` are diffusers' files or null.
@@ -132,7 +120,7 @@ impl Model {
         transformer: &Weights,
         config_json: &str,
         autoencoder: Autoencoder,
-        text: TextParts,
+        text: Text,
         index: &Json,
         scheduler: &Json,
     ) -> Result<Self> {
@@ -144,7 +132,7 @@ impl Model {
         config: Config,
         transformer: Weights,
         autoencoder: Autoencoder,
-        text: TextParts,
+        text: Text,
         index: &Json,
         scheduler: &Json,
     ) -> Result<Self> {

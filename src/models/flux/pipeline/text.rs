@@ -1,0 +1,122 @@
+//! Prompts through a model's own text encoders.
+
+use super::{
+    super::{Config, Version},
+    Embeddings,
+};
+use crate::{
+    error::{Result, bail},
+    nn::Storage,
+    text::{
+        Cache, Clip, Encoder, LanguageModel, Run, T5,
+        cache::{flux1_key, flux2_key},
+        flux1, flux2,
+    },
+    weights::HostDType,
+};
+use std::{path::PathBuf, sync::Arc};
+
+/// Where the parts are that embed texts. They are opened when a text is to be embedded, and closed after it.
+#[derive(Debug, Clone, Default)]
+pub struct TextParts {
+    /// CLIP for FLUX.1, a language model for FLUX.2.
+    pub text_encoder: Option<PathBuf>,
+    /// T5, for FLUX.1.
+    pub text_encoder_2: Option<PathBuf>,
+    /// The folder of the tokenizer of `text_encoder`; without, it is looked for beside the weights.
+    pub tokenizer: Option<PathBuf>,
+    /// That of T5.
+    pub tokenizer_2: Option<PathBuf>,
+}
+
+/// A model's text encoders.
+#[derive(Debug, Clone)]
+pub enum Text {
+    /// In files.
+    Parts(TextParts),
+    /// Open already.
+    Open(Arc<TextEncoders>),
+}
+
+/// Text encoders whose files are open and checked, and of which nothing is on a device.
+#[derive(Debug)]
+pub enum TextEncoders {
+    /// Of FLUX.1.
+    Flux1 {
+        /// For the whole text.
+        clip: Encoder<Clip>,
+        /// For every token.
+        t5: Encoder<T5>,
+    },
+    /// Of FLUX.2.
+    Flux2(Encoder<LanguageModel>),
+}
+
+impl Text {
+    /// The encoders for a transformer.
+    ///
+    /// # Errors
+    /// `NotFound` for a part that is missing, with the flag that names it; those of opening weights and tokenizers.
+    pub fn open(&self, config: &Config) -> Result<Arc<TextEncoders>> {
+        let parts = match self {
+            Self::Open(encoders) => return Ok(encoders.clone()),
+            Self::Parts(parts) => parts,
+        };
+        let of = |weights: &'_ Option<PathBuf>, what: &str, flag: &str| -> Result<PathBuf> {
+            let Some(path) = weights.clone() else {
+                bail!(NotFound, "the text encoder {what} is missing: give {flag} FILE, or embedded texts")
+            };
+            Ok(path)
+        };
+        let (tokenizer, tokenizer_2) = (parts.tokenizer.as_deref(), parts.tokenizer_2.as_deref());
+        Ok(Arc::new(match config.version {
+            Version::Flux1 => {
+                let clip = of(&parts.text_encoder, "CLIP", "--text-encoder")?;
+                let t5 = of(&parts.text_encoder_2, "T5", "--text-encoder-2")?;
+                TextEncoders::Flux1 {
+                    clip: Encoder::<Clip>::open(&clip, tokenizer)?,
+                    t5: Encoder::<T5>::open(&t5, tokenizer_2)?,
+                }
+            }
+            Version::Flux2 => {
+                let path = of(&parts.text_encoder, "(Qwen3 or Mistral)", "--text-encoder")?;
+                TextEncoders::Flux2(Encoder::<LanguageModel>::open(&path, tokenizer)?)
+            }
+        }))
+    }
+}
+
+impl TextEncoders {
+    /// Embeds a text in `length` tokens: from `cache`, if it was embedded before.
+    ///
+    /// bf16 weights are kept as f16 unless `run.storage` says something else: half the memory of f32.
+    ///
+    /// # Errors
+    /// `Argument` for a length that is too small or above [`MOST_TOKENS`](crate::text::MOST_TOKENS), `Numeric` naming the
+    /// layer from which values are not finite, `Cancelled`, and what the device reports.
+    pub async fn embed(&self, run: Run<'_>, text: &str, length: usize, cache: Option<&Cache>) -> Result<Embeddings> {
+        let weights = match self {
+            Self::Flux1 { t5, .. } => t5.model.weights(),
+            Self::Flux2(encoder) => encoder.model.weights(),
+        };
+        let bf16 = weights.summary().dtypes.contains_key(&HostDType::BF16);
+        let storage = if run.storage == Storage::AsStored && bf16 { Storage::F16 } else { run.storage };
+        let run = Run { storage, ..run };
+        let key = match self {
+            Self::Flux1 { clip, t5 } => flux1_key(&run, clip, t5, text, length)?,
+            Self::Flux2(encoder) => flux2_key(&run, encoder, text, length)?,
+        };
+        if let Some(known) = cache.and_then(|cache| cache.get(&key)) {
+            return Ok(known);
+        }
+        let embeddings = match self {
+            Self::Flux1 { clip, t5 } => flux1(run, clip, t5, text, length).await?,
+            Self::Flux2(encoder) => flux2(run, encoder, text, length).await?,
+        };
+        // A cache that cannot be written to is no reason to stop.
+        if let Some(Err(e)) = cache.map(|cache| cache.put(&key, &embeddings)) {
+            tracing::warn!("the embedded text is not kept: {e}");
+        }
+        Ok(embeddings)
+    }
+}
