@@ -30,7 +30,10 @@ impl Floor {
 }
 
 /// Defines by which a loop has more to do than to load and multiply: weights to unpack, a last step to guard.
-const MORE: &[&str] = &["W", "W=2", "W=3", "W=4", "HALF", "TAIL"];
+const MORE: &[&str] = &["W", "W=2", "W=3", "W=4", "W=5", "W=6", "W=7", "HALF", "TAIL"];
+
+/// Weights of Q5_K and Q6_K blocks: three or four words to unpack four of them, where Q4_K has two.
+const LONG: &[&str] = &["W=6", "W=7"];
 
 /// Shorthand for the table.
 const fn floor(shader: &'static str, with: &'static str, occupancy: [u64; 5], share: f64, loops: usize) -> Floor {
@@ -41,14 +44,21 @@ const fn floor(shader: &'static str, with: &'static str, occupancy: [u64; 5], sh
 pub(crate) const FLOORS: &[Floor] = &[
     // Two waves of 64 on a SIMD are the least that can hide a load.
     floor("", "", [2, 2, 8, 8, 8], 0.0, 0),
-    floor("matmul/tile128", "", [2, 2, 10, 10, 16], 0.92, 1),
+    Floor { without: LONG, ..floor("matmul/tile128", "", [2, 2, 10, 10, 16], 0.92, 1) },
+    // 8 to 16 registers more than the others on RDNA 2.
+    floor("matmul/tile128", "W=6", [2, 2, 10, 8, 14], 0.92, 1),
+    floor("matmul/tile128", "W=7", [2, 2, 10, 8, 14], 0.92, 1),
     // On RDNA 2 and 3 these loops have their loads in them: the inner loop over a step is unrolled.
-    floor("matmul/tile128x64", "", [4, 4, 16, 16, 16], 0.83, 1),
+    Floor { without: &["W=7"], ..floor("matmul/tile128x64", "", [4, 4, 16, 16, 16], 0.83, 1) },
+    floor("matmul/tile128x64", "W=7", [4, 4, 16, 16, 16], 0.80, 1),
     Floor { without: MORE, ..floor("matmul/tile128x64", "VEC_K", [0; 5], 0.86, 1) },
-    floor("matmul/tile64", "", [4, 4, 16, 16, 16], 0.79, 1),
+    Floor { without: &["W=7"], ..floor("matmul/tile64", "", [4, 4, 16, 16, 16], 0.79, 1) },
+    floor("matmul/tile64", "W=7", [4, 4, 16, 16, 16], 0.74, 1),
     Floor { without: MORE, ..floor("matmul/tile64", "VEC_K", [0; 5], 0.86, 1) },
     // GCN 4 converts every f16 operand by itself.
-    floor("matmul/half128", "", [2, 2, 10, 10, 14], 0.75, 1),
+    Floor { without: LONG, ..floor("matmul/half128", "", [2, 2, 10, 10, 14], 0.75, 1) },
+    floor("matmul/half128", "W=6", [2, 2, 10, 8, 14], 0.75, 1),
+    floor("matmul/half128", "W=7", [2, 2, 10, 8, 14], 0.75, 1),
     floor("matmul/half64", "", [4, 4, 16, 16, 16], 0.67, 1),
     floor("conv2d/tile128", "VEC=4", [2, 2, 10, 10, 16], 0.92, 1),
     floor("conv2d/tile64", "VEC=4", [4, 4, 16, 16, 16], 0.82, 1),

@@ -218,7 +218,7 @@ fn a_picture_to_begin_with_equals_the_reference() {
     // The draws of the reference come from another program's generator: they are put in here.
     let (posterior, noise) = (pipe.get("rng.0"), pipe.get("rng.1"));
     let ae = &pipe.model.autoencoder;
-    let mut init = block_on(ae.encode(gpu, &picture, size, Some(&posterior), Control::default())).unwrap();
+    let mut init = block_on(ae.encode(gpu, &picture, size, Some(&posterior), None, Control::default())).unwrap();
     let start = Some(Start { picture, strength: 0.6 });
     let o = Options { steps: Some(5), start, ..Options::new(size) };
     let schedule = o.settings(&pipe.model).unwrap().schedule;
@@ -255,7 +255,9 @@ fn previews_look_like_the_picture() {
     let noise = Generator::new(Device::Cpu, 3).normal(2 * features, Precision::F32);
     let half = |token: usize| usize::from(token % size.columns() >= size.columns() / 2);
     let tokens: Vec<f32> = (0..size.tokens()).flat_map(|t| noise[half(t) * features..][..features].to_vec()).collect();
-    let image = block_on(model.autoencoder.decode(gpu, &[tokens.clone()], size, Control::default())).unwrap().remove(0);
+    let image = block_on(model.autoencoder.decode(gpu, std::slice::from_ref(&tokens), size, None, Control::default()))
+        .unwrap()
+        .remove(0);
     let small = preview.picture(&tokens, size).unwrap();
     assert_eq!((small.width(), small.height()), (16, 8));
     let mut far: f32 = 0.0;

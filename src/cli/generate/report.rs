@@ -2,7 +2,8 @@
 
 use super::super::failure::{Outcome, print_json, print_line};
 use impasto::models::flux::{
-    pipeline::{AutoencoderPlan, Model, Plan},
+    autoencoder::RunPlan,
+    pipeline::{Model, Plan},
     sampling::Size,
 };
 use serde::Serialize;
@@ -72,13 +73,13 @@ pub(super) fn dry_run(
         tera => format!("{:.2} GFLOP", tera * 1e3),
     };
     let mb = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-    let ae = |what: &str, p: AutoencoderPlan| {
+    let ae = |what: &str, p: &RunPlan| {
+        let bands = if p.by_bands { format!(" in bands (host {})", mb(p.host)) } else { String::new() };
         print_line(&format!(
-            "{what}: {} = weights {} + {} buffers {}, {} a picture",
+            "{what}: {} = weights {} + activations {}{bands}, {} a picture",
             mb(p.bytes()),
             mb(p.weights),
-            p.slots,
-            mb(p.slot_bytes),
+            mb(p.working),
             work(p.flops)
         ))
     };
@@ -93,11 +94,15 @@ pub(super) fn dry_run(
         plan.steps,
         if plan.runs == 1 { "one run" } else { "two runs (classifier-free guidance)" },
     ))?;
-    if let Some(encode) = plan.encode {
+    if let Some(encode) = &plan.encode {
         ae("encode", encode)?;
     }
-    let kept =
-        if t.resident == t.weights { "resident".to_owned() } else { format!("streamed, {} at a time", mb(t.resident)) };
+    let kept = match t.streamed_blocks() {
+        0 => "resident".to_owned(),
+        n => {
+            format!("{} at a time: {n} of {} blocks streamed in every step", mb(t.resident), t.resident_blocks.len())
+        }
+    };
     print_line(&format!(
         "transformer: {} = weights {} ({kept}) + {} buffers {}, {} launches and {} a run",
         mb(t.bytes()),
@@ -107,7 +112,7 @@ pub(super) fn dry_run(
         t.launches,
         work(t.flops)
     ))?;
-    ae("decode", plan.decode)?;
+    ae("decode", &plan.decode)?;
     print_line(&format!(
         "at most {} on the GPU at one time; {} in all, the text encoders' not counted",
         mb(plan.bytes()),

@@ -36,13 +36,13 @@ fn text() -> Result<TextEncoders> {
     let t5_config = include_str!("../../../assets/flux-mini/text_encoder_2/config.json");
     let unigram = include_bytes!("../../../assets/flux-mini/tokenizer_2/tokenizer.json");
     Ok(TextEncoders::Flux1 {
-        clip: Encoder {
+        clip: Box::new(Encoder {
             model: Clip::new(&Weights::from_bytes(clip.as_slice())?, Some(clip_config))?,
             tokenizer: Tokenizer::from_vocab(Kind::Clip, vocab, merges)?,
-        },
-        t5: Encoder {
+        }),
+        t5: Box::new(Encoder {
             model: T5::new(&Weights::from_bytes(t5.as_slice())?, Some(t5_config))?,
             tokenizer: Tokenizer::from_json(Kind::T5, unigram)?,
-        },
+        }),
     })
 }

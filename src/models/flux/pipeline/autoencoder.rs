@@ -2,13 +2,13 @@
 
 use super::super::{
     Version,
-    autoencoder::{AutoEncoder, GROUPS},
+    autoencoder::{AutoEncoder, Direction, GROUPS, RunPlan},
     sampling::{Latents, Size, Statistics},
 };
 use crate::{
     error::{ErrorKind, IntoError, Result, ensure},
     gpu::Gpu,
-    graph::{BindOptions, Control, Graph, Plan, Value},
+    graph::Control,
     image::Picture,
     weights::Weights,
 };
@@ -27,26 +27,6 @@ pub struct Autoencoder {
     pub statistics: Statistics,
     /// Side of the square pictures that it was made for.
     pub side: usize,
-}
-
-/// What one use of the autoencoder takes on a device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct AutoencoderPlan {
-    /// Bytes of the weights.
-    pub weights: u64,
-    /// Buffers that activations share, and their bytes.
-    pub slots: usize,
-    /// See `slots`.
-    pub slot_bytes: u64,
-    /// Floating-point operations for one picture.
-    pub flops: u64,
-}
-
-impl AutoencoderPlan {
-    /// Bytes on the device.
-    pub fn bytes(&self) -> u64 {
-        self.weights + self.slot_bytes
-    }
 }
 
 /// Prefixes under which checkpoints with everything in one file have it.
@@ -109,7 +89,8 @@ impl Autoencoder {
         AutoEncoder::load(gpu, &self.weights, self.groups)
     }
 
-    /// The latent tokens of a picture of exactly this size, as the transformer has them. `noise` `(channels, h, w)` draws a
+    /// The latent tokens of a picture of exactly this size, as the transformer has them; in bands where the whole exceeds
+    /// `budget`. `noise` `(channels, h, w)` draws a
     /// sample around the mean.
     ///
     /// # Errors
@@ -120,6 +101,7 @@ impl Autoencoder {
         picture: &Picture,
         size: Size,
         noise: Option<&[f32]>,
+        budget: Option<u64>,
         control: Control<'_>,
     ) -> Result<Vec<f32>> {
         let (w, h) = (size.width(), size.height());
@@ -130,9 +112,8 @@ impl Autoencoder {
             picture.width(),
             picture.height()
         );
-        let (graph, x, y) = self.load(gpu)?.record_encode(Graph::new(gpu.target()), [1, h, w])?;
         let pixels: Vec<f32> = picture.rgb().iter().map(|v| f32::from(*v) / 127.5 - 1.0).collect();
-        let moments = play(gpu, graph.plan()?, (x, &pixels), y, control).await?;
+        let moments = self.load(gpu)?.run(gpu, Direction::Encode, &pixels, [1, h, w], budget, control).await?;
         finite(&moments, "the encoded picture")?;
         let (channels, latents) = (self.latent_channels, Latents::new(self.version(), size));
         let places = moments.len() / (2 * channels);
@@ -152,7 +133,8 @@ impl Autoencoder {
         Ok(tokens)
     }
 
-    /// The pictures `(height, width, 3)` of some latent tokens each, values from 0 to 1.
+    /// The pictures `(height, width, 3)` of some latent tokens each, values from 0 to 1; in bands where a whole one exceeds
+    /// `budget`.
     ///
     /// # Errors
     /// `Shape` for tokens of another size, `Numeric` if a picture is not finite, and what the device reports.
@@ -161,16 +143,14 @@ impl Autoencoder {
         gpu: &Gpu,
         pictures: &[Vec<f32>],
         size: Size,
+        budget: Option<u64>,
         control: Control<'_>,
     ) -> Result<Vec<Vec<f32>>> {
-        let record = self.load(gpu)?.record_decode(Graph::new(gpu.target()), self.grid(size))?;
-        let (graph, z, image) = record;
-        let mut bound = graph.plan()?.bind(gpu, &BindOptions::default())?;
+        let model = self.load(gpu)?;
         let mut decoded = Vec::new();
         for tokens in pictures {
             let latent = self.latents(tokens, size)?;
-            let inputs: [(Value, &[u8]); 1] = [(z, bytemuck::cast_slice(&latent))];
-            let mut values = bound.run_f32(&inputs, &[image], control).await?.swap_remove(0);
+            let mut values = model.run(gpu, Direction::Decode, &latent, self.grid(size), budget, control).await?;
             finite(&values, "the decoded picture")?;
             values.iter_mut().for_each(|v| *v = (*v * 0.5 + 0.5).clamp(0.0, 1.0));
             decoded.push(values);
@@ -189,42 +169,21 @@ impl Autoencoder {
         [1, size.height() / 8, size.width() / 8]
     }
 
-    /// What [`decode`](Self::decode) takes, and [`encode`](Self::encode) if `encodes`.
+    /// What [`decode`](Self::decode) or [`encode`](Self::encode) takes within a budget, if one is given.
     ///
     /// # Errors
-    /// `OutOfMemory` if a value exceeds what the device binds.
-    pub fn plan(&self, gpu: &Gpu, size: Size, encodes: bool) -> Result<AutoencoderPlan> {
-        let (model, g) = (self.load(gpu)?, Graph::new(gpu.target()));
-        let (graph, ..) = match encodes {
-            true => model.record_encode(g, [1, size.height(), size.width()])?,
-            false => model.record_decode(g, self.grid(size))?,
+    /// Those of [`AutoEncoder::plan`].
+    pub fn plan(&self, gpu: &Gpu, way: Direction, size: Size, budget: Option<u64>) -> Result<RunPlan> {
+        let size = match way {
+            Direction::Encode => [1, size.height(), size.width()],
+            Direction::Decode => self.grid(size),
         };
-        let flops = graph.flops();
-        let plan = graph.plan()?;
-        Ok(AutoencoderPlan { weights: self.bytes(), slots: plan.slots(), slot_bytes: plan.bytes(), flops })
-    }
-
-    /// Bytes of both halves, in f32.
-    fn bytes(&self) -> u64 {
-        let whole =
-            PREFIXES.into_iter().map(|prefix| at(&self.weights, prefix)).find(|w| w.has("decoder.conv_in.weight"));
-        let Some(whole) = whole else { return 0 };
-        let ours = |name: &&String| {
-            ["encoder.", "decoder.", "quant_conv.", "post_quant_conv."].iter().any(|part| name.starts_with(part))
-        };
-        let count = |name: String| whole.shape(&name).map_or(0, |shape| shape.iter().product::<usize>() as u64);
-        whole.names().into_iter().filter(|name| ours(&name)).map(|name| 4 * count(name)).sum()
+        self.load(gpu)?.plan(gpu, way, size, budget)
     }
 }
 
 fn at(weights: &Weights, prefix: &str) -> Weights {
     if prefix.is_empty() { weights.clone() } else { weights.at(prefix) }
-}
-
-async fn play(gpu: &Gpu, plan: Plan, (x, values): (Value, &[f32]), y: Value, control: Control<'_>) -> Result<Vec<f32>> {
-    let mut bound = plan.bind(gpu, &BindOptions::default())?;
-    let inputs: [(Value, &[u8]); 1] = [(x, bytemuck::cast_slice(values))];
-    Ok(bound.run_f32(&inputs, &[y], control).await?.swap_remove(0))
 }
 
 /// # Errors

@@ -23,7 +23,7 @@ mod preview;
 mod run;
 mod text;
 
-pub use autoencoder::{Autoencoder, AutoencoderPlan};
+pub use autoencoder::Autoencoder;
 pub use embeddings::{Embeddings, Prompts};
 pub use model::{Defaults, Locations, Model};
 pub use options::{Options, Settings, Start};

@@ -1,10 +1,13 @@
 //! What a run will take, before it begins.
 
-use super::{AutoencoderPlan, Model, Options};
+use super::{Model, Options};
 use crate::{
     error::{Result, bail},
     gpu::Gpu,
-    models::flux::{Denoiser, DenoiserOptions, DenoiserPlan, Size},
+    models::flux::{
+        Denoiser, DenoiserOptions, DenoiserPlan, Size,
+        autoencoder::{Direction, RunPlan},
+    },
 };
 use serde::Serialize;
 
@@ -12,7 +15,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// A picture to begin with, to latents.
-    pub encode: Option<AutoencoderPlan>,
+    pub encode: Option<RunPlan>,
     /// The transformer.
     pub transformer: DenoiserPlan,
     /// Steps, of each picture.
@@ -20,7 +23,7 @@ pub struct Plan {
     /// Runs of the transformer in a step: 2 with classifier-free guidance.
     pub runs: usize,
     /// Latents to pictures.
-    pub decode: AutoencoderPlan,
+    pub decode: RunPlan,
     /// Pictures.
     pub images: usize,
 }
@@ -34,20 +37,21 @@ impl Plan {
     pub fn new(gpu: &Gpu, model: &Model, options: &Options, text: usize) -> Result<Self> {
         let settings = options.settings(model)?;
         let size = Size { batch: 1, text, image: options.size.tokens() };
+        let autoencoder = |way| model.autoencoder.plan(gpu, way, options.size, options.budget);
         let encodes = options.start.is_some() && options.init_latents.is_none();
         Ok(Self {
-            encode: encodes.then(|| model.autoencoder.plan(gpu, options.size, true)).transpose()?,
+            encode: encodes.then(|| autoencoder(Direction::Encode)).transpose()?,
             transformer: Denoiser::plan(gpu, &model.transformer, &model.config, size, &options.denoiser())?,
             steps: settings.schedule.steps(),
             runs: if settings.true_cfg.is_some() { 2 } else { 1 },
-            decode: model.autoencoder.plan(gpu, options.size, false)?,
+            decode: autoencoder(Direction::Decode)?,
             images: options.images,
         })
     }
 
     /// The most bytes that are on the device at one time.
     pub fn bytes(&self) -> u64 {
-        let encode = self.encode.map_or(0, |e| e.bytes());
+        let encode = self.encode.as_ref().map_or(0, RunPlan::bytes);
         encode.max(self.transformer.bytes()).max(self.decode.bytes())
     }
 
@@ -57,7 +61,7 @@ impl Plan {
     /// `OutOfMemory` with the first part that is not.
     pub fn check(&self, budget: Option<u64>) -> Result<()> {
         let budget = budget.unwrap_or(u64::MAX);
-        let encode = self.encode.map(|e| e.bytes());
+        let encode = self.encode.as_ref().map(RunPlan::bytes);
         let parts = [
             ("encoding the picture", encode.unwrap_or(0)),
             ("the transformer", self.transformer.bytes()),
@@ -74,7 +78,7 @@ impl Plan {
     /// program can go below.
     pub fn flops(&self) -> u64 {
         let steps = (self.steps * self.runs) as u64 * self.transformer.flops;
-        self.encode.map_or(0, |e| e.flops) + self.images as u64 * (steps + self.decode.flops)
+        self.encode.as_ref().map_or(0, |e| e.flops) + self.images as u64 * (steps + self.decode.flops)
     }
 }
 

@@ -45,7 +45,7 @@ impl Preview {
             (0..size.tokens()).flat_map(|t| cells[cell(t) * features..][..features].to_vec()).collect::<Vec<f32>>()
         };
         let pictures: Vec<Vec<f32>> = (0..PICTURES).map(|_| cells()).collect();
-        let decoded = autoencoder.decode(gpu, &pictures, size, control).await?;
+        let decoded = autoencoder.decode(gpu, &pictures, size, None, control).await?;
         let mut samples = Vec::new();
         for (tokens, image) in pictures.iter().zip(&decoded) {
             let latents = autoencoder.latents(tokens, size)?;

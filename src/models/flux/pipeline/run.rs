@@ -4,7 +4,7 @@ use super::{
     super::{
         Condition, Denoiser, Size, Vectors, rope,
         sampling::{self, Latents, image_ids, text_ids},
-        vectors,
+        vectors_with,
     },
     Embeddings, Model, Options, Prompts, Settings,
     autoencoder::finite,
@@ -15,11 +15,7 @@ use crate::{
     graph::Control,
     image::Picture,
 };
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::atomic::AtomicBool, time::Instant};
 
 /// What a run tells while it is under way.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +78,7 @@ pub struct Made {
     pub images: Vec<Vec<f32>>,
     /// Milliseconds by stage: encode, load, step (all of them), vae.
     pub timings: BTreeMap<&'static str, f64>,
-    /// The most bytes that were on the device.
+    /// The most bytes that were on the device since it was opened.
     pub peak: u64,
 }
 
@@ -111,12 +107,7 @@ pub async fn generate(
 ) -> Result<Made> {
     let settings = options.settings(model)?;
     prompts.check(&model.config)?;
-    let peak = AtomicU64::new(0);
-    let progress = |share: f32| {
-        // Told of while everything that takes part is on the device.
-        peak.fetch_max(gpu.allocated_bytes(), Ordering::Relaxed);
-        watch.tell(Event::Share(share));
-    };
+    let progress = |share: f32| watch.tell(Event::Share(share));
     let control = Control { cancel: watch.cancel, progress: Some(&progress) };
     let mut run = Run { gpu, model, options, settings, watch, control, clock: Instant::now(), made: Made::default() };
     let sides = run.sides(prompts)?;
@@ -124,9 +115,9 @@ pub async fn generate(
     run.sample(&sides).await?;
     watch.tell(Event::Stage(Stage::Decode));
     let last: Vec<Vec<f32>> = run.made.steps.iter().filter_map(|steps| steps.last().cloned()).collect();
-    run.made.images = model.autoencoder.decode(gpu, &last, options.size, control).await?;
+    run.made.images = model.autoencoder.decode(gpu, &last, options.size, options.budget, control).await?;
     run.lap("vae");
-    Ok(Made { peak: peak.load(Ordering::Relaxed), ..run.made })
+    Ok(Made { peak: gpu.peak_bytes(), ..run.made })
 }
 
 struct Run<'a> {
@@ -180,7 +171,8 @@ impl Run<'_> {
                 // The reference draws for the autoencoder before it draws the noise.
                 let posterior = noise.posterior(latents.len());
                 let (ae, control) = (&self.model.autoencoder, self.control);
-                let tokens = ae.encode(self.gpu, &start.picture, o.size, posterior.as_deref(), control).await?;
+                let tokens =
+                    ae.encode(self.gpu, &start.picture, o.size, posterior.as_deref(), o.budget, control).await?;
                 self.lap("encode");
                 Some(tokens)
             }
@@ -223,7 +215,7 @@ impl Run<'_> {
             pooled: prompt.pooled.clone(),
         };
         let conditions: Vec<Condition> = (0..schedule.steps()).map(condition).collect();
-        let all: Vectors = vectors(self.gpu, &self.model.transformer, c, &conditions).await?;
+        let all: Vectors = vectors_with(self.gpu, &self.model.transformer, c, &conditions, &self.options.loras).await?;
         Ok((0..schedule.steps()).map(|step| all.batch(c, &[step])).collect())
     }
 

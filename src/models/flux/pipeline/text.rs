@@ -44,12 +44,12 @@ pub enum TextEncoders {
     /// Of FLUX.1.
     Flux1 {
         /// For the whole text.
-        clip: Encoder<Clip>,
+        clip: Box<Encoder<Clip>>,
         /// For every token.
-        t5: Encoder<T5>,
+        t5: Box<Encoder<T5>>,
     },
     /// Of FLUX.2.
-    Flux2(Encoder<LanguageModel>),
+    Flux2(Box<Encoder<LanguageModel>>),
 }
 
 impl Text {
@@ -74,13 +74,13 @@ impl Text {
                 let clip = of(&parts.text_encoder, "CLIP", "--text-encoder")?;
                 let t5 = of(&parts.text_encoder_2, "T5", "--text-encoder-2")?;
                 TextEncoders::Flux1 {
-                    clip: Encoder::<Clip>::open(&clip, tokenizer)?,
-                    t5: Encoder::<T5>::open(&t5, tokenizer_2)?,
+                    clip: Box::new(Encoder::<Clip>::open(&clip, tokenizer)?),
+                    t5: Box::new(Encoder::<T5>::open(&t5, tokenizer_2)?),
                 }
             }
             Version::Flux2 => {
                 let path = of(&parts.text_encoder, "(Qwen3 or Mistral)", "--text-encoder")?;
-                TextEncoders::Flux2(Encoder::<LanguageModel>::open(&path, tokenizer)?)
+                TextEncoders::Flux2(Box::new(Encoder::<LanguageModel>::open(&path, tokenizer)?))
             }
         }))
     }
