@@ -170,7 +170,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
             workgroupBarrier();
             if cg / #{NEAR}u == v0 / #{VK}u {
-                let at_w = rg * #{NEAR}u + (cg % #{NEAR}u ^ turn);
+                let at_w = rg * #{NEAR}u + ((cg % #{NEAR}u) ^ turn);
 #for r in 0..ROWS
 #if KEYS == 4
                 sh[at_w + #{r * RG * NEAR}u] = vec4(w_#{r}_0, w_#{r}_1, w_#{r}_2, w_#{r}_3);
