@@ -92,7 +92,11 @@ impl Band {
 }
 
 /// Records a layer on some inputs, with the statistics of the first.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) type Layer<'a> = dyn Fn(&mut Graph, &[Value], Option<Value>) -> Result<Value> + Sync + 'a;
+/// In a browser, buffers belong to their thread.
+#[cfg(target_arch = "wasm32")]
+pub(super) type Layer<'a> = dyn Fn(&mut Graph, &[Value], Option<Value>) -> Result<Value> + 'a;
 
 impl Bands<'_> {
     /// `layer` of features of one height and width. It gets a band of each, and the statistics of the first for `norm`.
