@@ -192,6 +192,11 @@ fn flux1_fill_equals_the_reference() {
 }
 
 #[test]
+fn flux1_control_equals_the_reference() {
+    check("flux1_control");
+}
+
+#[test]
 fn flux2_dev_equals_the_reference() {
     check("flux2_dev");
 }
