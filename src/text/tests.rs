@@ -104,6 +104,12 @@ fn what_is_no_tokenizer() {
         let error = Tokenizer::open(other, &folder(name)).unwrap_err();
         assert!(error.kind() == ErrorKind::Weights && error.to_string().contains(name), "{error}");
     }
+    // The file instead of its folder.
+    let file = Tokenizer::open(Kind::T5, &folder("t5/tokenizer.json")).unwrap();
+    assert_eq!(
+        file.encode("a cat", 8).unwrap(),
+        Tokenizer::open(Kind::T5, &folder("t5")).unwrap().encode("a cat", 8).unwrap()
+    );
     let vocab = br#"{"<|startoftext|>": 1, "<|endoftext|>": 2, "a": 0}"#;
     Tokenizer::from_vocab(Kind::Clip, vocab, b"#version: 0.2\n").unwrap();
     for merges in [&b"a b\n"[..], b"a\n", b"a a a\n", b"\xff"] {

@@ -124,17 +124,21 @@ impl Tokenizer {
         has("tokenizer.json") || (has("vocab.json") && has("merges.txt"))
     }
 
-    /// The tokenizer in a folder: from `tokenizer.json`, or else from `vocab.json` and `merges.txt`.
+    /// The tokenizer in a folder: from `tokenizer.json`, or else from `vocab.json` and `merges.txt`. Or a `tokenizer.json`
+    /// itself, of any name.
     ///
     /// # Errors
     /// `NotFound` if neither is there, `Weights` if they are damaged or of another tokenizer, `Io`.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(kind: Kind, folder: &std::path::Path) -> Result<Self> {
         use crate::error::Context;
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).error(ErrorKind::Io, || format!("cannot read '{}'", path.display()))
+        let read = |path: &std::path::Path| {
+            std::fs::read(path).error(ErrorKind::Io, || format!("cannot read '{}'", path.display()))
         };
+        if folder.is_file() {
+            return Self::from_json(kind, &read(folder)?).context(|| format!("the tokenizer '{}'", folder.display()));
+        }
+        let read = |name: &str| read(&folder.join(name));
         let has = |name: &str| folder.join(name).is_file();
         let shown = || format!("the tokenizer in '{}'", folder.display());
         if has("tokenizer.json") {
