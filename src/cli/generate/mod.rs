@@ -6,7 +6,7 @@ mod picture;
 mod report;
 
 use super::{
-    failure::{Outcome, print_json, print_line},
+    failure::{Failure, Outcome, print_json, print_line},
     global::Global,
     progress::Progress,
     signal,
@@ -84,6 +84,9 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     options.budget = args.model.max_vram.or(global.max_memory);
     options.loras = args.model.loras(&model)?;
     let settings = options.settings(&model)?;
+    if args.picture.negative.is_some() && settings.true_cfg.is_none() {
+        return Err(Failure::Usage("--negative has no effect without --true-cfg above 1".into()));
+    }
     let length = args.picture.max_sequence_length.unwrap_or(model.defaults.max_sequence_length);
     let text = prompts.as_ref().map_or(length, |p| p.prompt.tokens);
 

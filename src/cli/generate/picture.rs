@@ -82,9 +82,6 @@ impl PictureArgs {
         if self.count == 0 {
             return Err(Failure::Usage("-n 0: ask for at least one picture".into()));
         }
-        if self.negative.is_some() && self.true_cfg.is_some_and(|scale| scale <= 1.0) {
-            return Err(Failure::Usage("--negative takes a --true-cfg above 1".into()));
-        }
         for side in [self.width, self.height].into_iter().flatten() {
             Size::exact(side, 16)?;
         }

@@ -140,6 +140,32 @@ fn the_same_command_makes_the_same_file() {
     assert_ne!(again("--noise bfl"), zero);
 }
 
+/// A prompt gives the picture of its embedding, whether that is encoded, kept from before, or given.
+#[test]
+fn a_prompt_is_encoded_once() {
+    let place = Place::new();
+    let run = |prompt: &str, more: &str| {
+        let all = ["generate", prompt, "--model", "mini", "--steps", "1", "--out", "out.png"];
+        let run = place.run(&all.into_iter().chain(more.split_whitespace()).collect::<Vec<_>>());
+        assert_eq!(run.code, 0, "{prompt:.80}: {}", run.stderr);
+        Picture::load(place.at("out.png")).unwrap()
+    };
+    let entries = || fs::read_dir(place.at("tuning/embeddings")).unwrap().count();
+    let picture = run("a large green cross at the top", "--save-tensors tensors.safetensors");
+    assert_eq!(entries(), 1);
+    assert_eq!(run("a large green cross at the top", ""), picture);
+    assert_eq!(run("a large green cross at the top", "--embeds tensors.safetensors"), picture);
+    assert_eq!(entries(), 1);
+    assert_ne!(run("", ""), picture);
+    let long = run(&"a green cross. ".repeat(7000), "--true-cfg 2 --negative red");
+    assert!(entries() == 4 && long != picture);
+
+    let args = ["generate", "a cross", "--model", "mini", "--negative", "red", "--out", "none.png"];
+    let refused = place.run(&args);
+    assert!(refused.code == 2 && refused.stderr.contains("--true-cfg"), "{}", refused.stderr);
+    assert!(!place.at("none.png").exists());
+}
+
 #[test]
 fn a_dry_run_says_what_it_would_take() {
     let place = place("flux1_dev", "flux1_dev");
