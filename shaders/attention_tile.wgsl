@@ -9,7 +9,8 @@
 // no race-free store of a half). They are neighbours (column cg * KEYS + c), so v is stored in that order of keys, too.
 // LEAN: where the results alone take 64 registers, addresses are computed again for every chunk, to stay within 128.
 // Inner loops are unrolled as text: drivers do not always unroll naga's loops.
-// Tried (RADV, static): scale folded into q, 16 multiplications a chunk instead of a tile; addresses in the chunk's loop,
+// Tried (RADV, static): all weights of a tile in memory and chunks of up to 9 vec4s, 16 KiB: 64 queries of 128 wide take 128
+// registers, not 120, and on RDNA 3 have 8 waves, not 12; scale folded into q, 16 multiplications a chunk instead of a tile; addresses in the chunk's loop,
 // 70 % of it multiply-adds instead of 77 %; the chunk's loop left to the driver, which unrolls it: 168 registers at 128
 // wide; 2 x 4 blocks for heads of 256, 68 % instead of 75 % and twice the workgroup memory read for a multiply-add.
 // The tiles of 16 queries have 2 x 2 blocks: with 2 x 4, 128 wide 75 % instead of 70 % for the scores, but 6 waves, not 8.

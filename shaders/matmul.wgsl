@@ -1,5 +1,6 @@
-// y = residual + gate * act(x wT + bias + addend), batched and strided; with GLU, y = residual + gate * act(even) * odd columns.
-// x: (m, k) f32; w: (n, k) f32 | f16 | q8 | q4 | q4k | q5 | q5k | q6k; y: (m, n or n / 2). Offsets and strides are in elements.
+// y = residual + gate * act(x wT + bias + addend), batched and strided; with GLU, y = residual + gate * act(even) * odd
+// columns. x: (m, k) f32; w: (n, k) f32 | f16 | q8 | q4 | q4k | q5 | q5k | q6k; y: (m, n or n / 2). Offsets and strides are
+// in elements.
 //
 // This file has the bindings and the loads, `epilogue` the rest of a sum's way; METHOD picks the loop:
 //   0 matmul_tile    workgroup memory, a register block a thread (GPU)
@@ -8,8 +9,8 @@
 //   3 matmul_dot4    x is q8, w q8 or q4: packed 8-bit dot products (GPUs that have them)
 //   4 matmul_coop    matrix units (GPUs that have them, and have proven it)
 //
-// W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k, 5 q5, 6 q5k, 7 q6k. VEC_K: k and the strides of x and w are multiples of 4. TAIL: k is no multiple of
-// what a step covers. The rest is in `epilogue`.
+// W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k, 5 q5, 6 q5k, 7 q6k. VEC_K: k and the strides of x and w are multiples of 4. TAIL: k
+// is no multiple of what a step covers. The rest is in `epilogue`.
 #if F16
 enable f16;
 #endif
