@@ -9,9 +9,13 @@
 // Everything counts in UNITs: vec4s with VEC 4.
 //
 // RADV, navi21, 3 x 3 with padding, f32: 64 x 64 0.841 of multiply-adds in a step with its loads, 64 registers, 16 waves;
-// 128 x 128 96 registers, 10 waves. At 128 x 128 each of these saves a register of the few: `left` and OUTSIDE in one, two rows
-// `top` in one, the bias added at the end, columns two by two, and the lane's quad read off `to_x`. With 104 it has 8 waves.
+// 128 x 64 0.837 of the same, which on gfx1100 has 20 waves to 16: less workgroup memory a thread. 128 x 128 0.914 in a loop
+// of 128 multiply-adds, 96 registers, 10 waves, 747 instructions; each of these saves a register of the few: `left` and OUTSIDE
+// in one, two rows `top` in one, the bias added at the end, columns two by two, and the lane's quad read off `to_x`. With 104
+// it has 8 waves.
+// Tried: 128 x 128 with a loop of 256: 0.928, but 897 instructions.
 #define DEPTH (4 - 2 * (TILE_N > 16))
+#define LINES (1 + (TN == 4 && DEPTH == 2))
 #import tile
 #define UNIT VEC
 // Loads are guarded: against the sides of the image, and one by one with VEC 1.

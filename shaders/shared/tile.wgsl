@@ -22,6 +22,7 @@
 #define STEP 16
 #define DEPTH (4 - 2 * (TN > 4 || F16))
 #define HEIGHT (4 / DEPTH)
+#define LINES HEIGHT
 #define THREADS (TILE_M * TILE_N / (TM * TN))
 // Loads along a row, rounds of loads, and how far apart the rows of two rounds are.
 #define QUADS (STEP / 4)

@@ -24,16 +24,16 @@
 #endfor
 #endfor
         workgroupBarrier();
-        // Unrolled by four: enough to hide the loop, and short enough for the instruction cache. Drivers unroll the rest,
-        // unless the bound is only known at run time.
+        // Unrolled by DEPTH * LINES, four or two: enough to hide the loop, and short enough for the instruction cache. Drivers
+        // unroll the rest, unless the bound is only known at run time.
 #if F16
         for (var q = 0u; q < min(#{QUADS}u, fours); q += 1u) {
 #else
-        for (var q = 0u; q < #{QUADS}u; q += 1u) {
+        for (var q = 0u; q < #{QUADS * HEIGHT / LINES}u; q += 1u) {
 #endif
-            let a = (ty ^ (q * #{SPREAD}u)) + q * #{TILE_M}u;
-            let b = (tx ^ (q * #{SPREAD}u)) + q * #{TILE_N}u + #{OF_W}u;
-#for j in 0..HEIGHT
+            let a = (ty ^ (q / #{HEIGHT / LINES}u * #{SPREAD}u)) + q * #{DEPTH * LINES * WIDE_X}u;
+            let b = (tx ^ (q / #{HEIGHT / LINES}u * #{SPREAD}u)) + q * #{DEPTH * LINES * WIDE_W}u + #{OF_W}u;
+#for j in 0..LINES
 #for c in 0..TN / 4
 #for i in 0..DEPTH
             let w_#{j}_#{c}_#{i} = vec4<f32>(staged[b + #{(j * DEPTH + i) * WIDE_W + c * (TILE_N / TN)}u]);

@@ -35,6 +35,12 @@ pub(super) const VARIANTS: &[Variant] = &[
         subgroup: None,
     },
     Variant {
+        name: "tile128x64",
+        class: Class::Gpu,
+        defines: &[("TILE", 1), ("TILE_M", 128), ("TILE_N", 64), ("STEP", 16), ("TM", 8), ("TN", 4)],
+        subgroup: None,
+    },
+    Variant {
         name: "tile128x16",
         class: Class::Gpu,
         defines: &[("TILE", 1), ("TILE_M", 128), ("TILE_N", 16), ("STEP", 8), ("TM", 8), ("TN", 4)],
@@ -192,14 +198,16 @@ fn choose(kernel: &'static Kernel, target: &Target, p: &Params) -> Result<&'stat
     let guarded = p.padding > 0 || !p.channels.is_multiple_of(4);
     let far = guarded && (p.height + p.padding >= 1 << 15 || p.row + p.padding * p.channels >= 1 << 29);
     let runs = |v: &Variant| !(far && v.name.starts_with("tile"));
-    let tiles = |bm, bn| p.pixels.div_ceil(bm) * p.columns.div_ceil(bn);
     // Large tiles want room for their sums, and enough of them to fill a GPU.
-    let large = target.family.rules().sums >= 64 && p.columns > 64 && tiles(128, 128) as usize >= target.busy;
+    let enough = |bm, bn| (p.pixels.div_ceil(bm) * p.columns.div_ceil(bn)) as usize >= target.busy;
+    let large = target.family.rules().sums >= 64 && p.columns > 64 && enough(128, 128);
+    let tall = !large && enough(128, 64);
     let suits = |v: &Variant| match v.name {
         _ if target.asks(kernel.name) => true,
         "tile128x16" => p.columns <= 16,
         "tile128" => large,
-        "tile64" => p.columns > 16 && !large,
+        "tile128x64" => p.columns > 16 && tall,
+        "tile64" => p.columns > 16 && !large && !tall,
         _ => true,
     };
     kernel.choose(target, |v| runs(v) && suits(v)).or_else(|_| kernel.choose(target, runs))
