@@ -30,7 +30,7 @@ pub(super) const EPS: f32 = 1e-6;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Context<'a> {
     pub(super) config: &'a Config,
-    /// Shifts, scales and gates, `(vectors, batch, hidden)`.
+    /// Shifts, scales and gates, `(vectors, batch, stride)`.
     pub(super) vectors: Value,
     /// cos and sin of every token, `(tokens, head_dim / 2, 2)`.
     pub(super) table: Value,

@@ -43,13 +43,16 @@ pub struct Vectors {
 }
 
 impl Vectors {
-    /// The vectors of a batch of `conditions`, by number, as a step takes them: `(vectors, batch, hidden)`.
+    /// The vectors of a batch of `conditions`, by number, as a step takes them: `(vectors, batch, stride)`, where a stride is
+    /// `hidden` and zeros up to a multiple of 64.
     ///
     /// # Panics
     /// For a condition that does not exist.
     pub fn batch(&self, c: &Config, conditions: &[usize]) -> Vec<f32> {
-        let vector = |v: usize| conditions.iter().flat_map(move |i| &self.vectors[*i][v * c.hidden..][..c.hidden]);
-        (0..c.vectors()).flat_map(vector).copied().collect()
+        let zeros = c.vector_stride() - c.hidden;
+        let one = |v: &[f32]| v.iter().copied().chain(std::iter::repeat_n(0.0, zeros)).collect::<Vec<f32>>();
+        let vector = |v: usize| conditions.iter().flat_map(move |i| one(&self.vectors[*i][v * c.hidden..][..c.hidden]));
+        (0..c.vectors()).flat_map(vector).collect()
     }
 }
 
@@ -166,6 +169,19 @@ async fn play(gpu: &Gpu, mut g: Graph, inputs: &[(Value, &[u8])], y: Value) -> R
 
 #[cfg(test)]
 mod tests {
+    use crate::models::flux::config::{Config, RELEASED};
+
+    #[test]
+    fn vectors_of_odd_widths_begin_at_multiples_of_256_bytes() {
+        let c = Config { hidden: 48, ..RELEASED[0].1.clone() };
+        let count = c.vectors();
+        let vectors = (0..2).map(|i| (0..count * 48).map(|j| (i * 1000 + j) as f32).collect()).collect();
+        let batch = super::Vectors { vec: Vec::new(), vectors }.batch(&c, &[1, 0]);
+        assert_eq!(batch.len(), count * 2 * 64);
+        assert_eq!(batch[64 * 3], 48.0, "vector 1 of condition 0");
+        assert!(batch[64 * 3 + 48..64 * 4].iter().all(|&v| v == 0.0));
+    }
+
     #[test]
     fn sinusoids_are_cosines_first() {
         let s: Vec<f32> = super::sinusoid(0.25).collect();

@@ -79,6 +79,11 @@ impl Config {
         all
     }
 
+    /// Elements from one vector of a step to the next: each block binds its own vectors, at a multiple of 256 bytes.
+    pub(super) fn vector_stride(&self) -> usize {
+        self.hidden.next_multiple_of(64)
+    }
+
     /// Vectors of one step, of `hidden` elements each.
     pub fn vectors(&self) -> usize {
         self.final_vectors() + 2

@@ -145,8 +145,6 @@ fn check_geometry(c: &Config) -> Result<()> {
         c.axes,
         c.head_dim()
     );
-    // Each block binds its own vectors, at a multiple of 256 bytes.
-    ensure!(c.hidden.is_multiple_of(64), Weights, "{} features, not a multiple of 64", c.hidden);
     ensure!(c.head_dim().is_multiple_of(4), Weights, "heads of {} features, not a multiple of 4", c.head_dim());
     let most = c.double_blocks.max(c.single_blocks);
     ensure!(most <= MOST_BLOCKS, Weights, "{most} blocks; {MOST_BLOCKS} are the most");

@@ -76,7 +76,7 @@ pub struct Step {
     pub img: Value,
     /// Text tokens `(batch, text, context)`: written once for all steps.
     pub txt: Value,
-    /// Shifts, scales and gates `(Config::vectors, batch, hidden)`, as [`Vectors::batch`](super::Vectors::batch) gives them.
+    /// Shifts, scales and gates `(Config::vectors, batch, stride)`, as [`Vectors::batch`](super::Vectors::batch) gives them.
     pub vectors: Value,
     /// The rotary [`table`](super::rope::table) of text and picture `(text + image, head_dim / 2, 2)`: written once.
     pub table: Value,
@@ -145,7 +145,7 @@ impl Transformer {
         ensure!(batch * text * image > 0, Argument, "a step of {size:?}");
         let img = g.input("img", [batch, image, c.in_channels], DType::F32);
         let txt = g.input("txt", [batch, text, c.context], DType::F32);
-        let vectors = g.input("vectors", [c.vectors(), batch, c.hidden], DType::F32);
+        let vectors = g.input("vectors", [c.vectors(), batch, c.vector_stride()], DType::F32);
         let table = g.input("table", [text + image, c.head_dim() / 2, 2], DType::F32);
         let context = Context { config: c, vectors, table, text };
 
