@@ -15,6 +15,7 @@ mod prompts;
 mod segment;
 mod session;
 mod signal;
+mod terminal;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use failure::Outcome;

@@ -115,6 +115,15 @@ pub fn save_picture(path: &Path, picture: &Picture) -> Result<()> {
     write(path, &encode(Format::of(path)?, path, picture.rgb(), size, ExtendedColorType::Rgb8)?)
 }
 
+/// The bytes of a picture as PNG.
+///
+/// # Errors
+/// `Argument` for a side that PNG does not allow.
+pub fn png(picture: &Picture) -> Result<Vec<u8>> {
+    let size = (picture.width(), picture.height());
+    encode(Format::Png, Path::new("a picture"), picture.rgb(), size, ExtendedColorType::Rgb8)
+}
+
 /// Writes RGBA bytes `(height, width, 4)`, alpha not premultiplied, as PNG or WebP.
 ///
 /// # Errors

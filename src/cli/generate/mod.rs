@@ -13,7 +13,7 @@ use super::{
 };
 use impasto::{
     gpu::Gpu,
-    image::{Picture, output},
+    image::Picture,
     models::flux::{
         pipeline::{Event, Made, Model, Options, Plan, Preview, Prompts, Settings, Stage, Watch, generate},
         sampling::Recipe,
@@ -166,10 +166,12 @@ impl Run<'_> {
         let sampling = AtomicBool::new(false);
         let preview = match &self.args.outputs.preview {
             None => None,
-            Some(_) => {
+            Some(to) => {
                 self.progress.stage("fitting the preview");
                 let (gpu, autoencoder) = (&self.gpu, &self.model.autoencoder);
-                Some(self.progress.with(|control| pollster::block_on(Preview::fit(gpu, autoencoder, control)))?)
+                let fitted =
+                    self.progress.with(|control| pollster::block_on(Preview::fit(gpu, autoencoder, control)))?;
+                Some((fitted, to))
             }
         };
         let tell = |event: Event<'_>| match event {
@@ -195,9 +197,9 @@ impl Run<'_> {
                 if step + 1 < steps {
                     self.progress.say(format!("{which}step {}/{steps}", step + 2));
                 }
-                if let (Some(preview), Some(path)) = (&preview, &self.args.outputs.preview) {
-                    let picture = preview.picture(expected, self.options.size);
-                    if let Err(e) = picture.and_then(|picture| output::save_picture(path, &picture)) {
+                if let Some((preview, to)) = &preview {
+                    let show = |picture| self.progress.beside(|| to.show(&picture, image, step));
+                    if let Err(e) = preview.picture(expected, self.options.size).and_then(show) {
                         tracing::warn!("no preview: {e}");
                     }
                 }

@@ -3,6 +3,7 @@
 use super::super::{
     failure::Outcome,
     pattern::{self, Pattern},
+    terminal::Terminal,
 };
 use clap::ValueEnum;
 use impasto::{
@@ -29,9 +30,9 @@ pub(super) struct Outputs {
     /// The format, where PATTERN's extension does not say it
     #[arg(long, value_name = "FORMAT")]
     format: Option<FileFormat>,
-    /// A small picture of what it is going to be, written anew after every step
-    #[arg(long, value_name = "FILE")]
-    pub(super) preview: Option<PathBuf>,
+    /// A small picture of what it is going to be, anew after every step: a file, or `terminal` for one that shows pictures
+    #[arg(long, value_name = "FILE|terminal", value_parser = preview)]
+    pub(super) preview: Option<PreviewTo>,
     /// Say what the run would take (memory part by part, work), and end
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -42,6 +43,33 @@ pub(super) struct Outputs {
     /// (N, TOKENS, FEATURES), image (N, 3, HEIGHT, WIDTH) from 0 to 1
     #[arg(long, value_name = "FILE.safetensors")]
     save_tensors: Option<PathBuf>,
+}
+
+/// Where previews are shown.
+#[derive(Debug, Clone)]
+pub(super) enum PreviewTo {
+    File(PathBuf),
+    Terminal(Terminal),
+}
+
+fn preview(text: &str) -> Result<PreviewTo, String> {
+    match text {
+        "terminal" => Terminal::of_stderr().map(PreviewTo::Terminal),
+        file => Ok(PreviewTo::File(file.into())),
+    }
+}
+
+impl PreviewTo {
+    /// Shows how picture `index` is expected to become after a step, over what was shown after the step before.
+    ///
+    /// # Errors
+    /// Those of writing it.
+    pub(super) fn show(&self, picture: &Picture, index: usize, step: usize) -> Result<()> {
+        match self {
+            Self::File(path) => output::save_picture(path, picture),
+            Self::Terminal(terminal) => terminal.show(picture, index, step == 0),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,10 +110,14 @@ impl Outputs {
 
     /// Finds out before the work whether all files can be written.
     pub(super) fn check(&self, inputs: &[PathBuf], pictures: Vec<PathBuf>) -> Outcome {
-        if let Some(preview) = &self.preview {
-            Format::of(preview)?;
+        let preview = match &self.preview {
+            Some(PreviewTo::File(path)) => Some(path),
+            Some(PreviewTo::Terminal(_)) | None => None,
+        };
+        if let Some(path) = preview {
+            Format::of(path)?;
         }
-        let more = self.preview.iter().chain(&self.save_tensors).cloned();
+        let more = preview.into_iter().chain(&self.save_tensors).cloned();
         pattern::check(inputs, pictures.into_iter().chain(more))
     }
 
