@@ -10,6 +10,7 @@ use impasto::{
         pipeline::{Model, Options, Start},
         sampling::{Profile, Shift, Size},
     },
+    text::MOST_TOKENS,
 };
 use std::path::PathBuf;
 
@@ -35,7 +36,7 @@ pub(super) struct PictureArgs {
     /// The scale of classifier-free guidance; 1 is off [default: 4 for klein's base models, else 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(super) true_cfg: Option<f32>,
-    /// Tokens that a prompt is padded or cut to [default: 256 for schnell, else 512]
+    /// Tokens that a prompt is padded or cut to, at most 512 [default: 256 for schnell, else 512]
     #[arg(long, value_name = "N")]
     pub(super) max_sequence_length: Option<usize>,
     /// Where the noise begins
@@ -81,6 +82,10 @@ impl PictureArgs {
         }
         if self.count == 0 {
             return Err(Failure::Usage("-n 0: ask for at least one picture".into()));
+        }
+        if let Some(n) = self.max_sequence_length.filter(|n| !(1..=MOST_TOKENS).contains(n)) {
+            let message = format!("--max-sequence-length {n}: FLUX reads 1 to {MOST_TOKENS} tokens");
+            return Err(Error::new(ErrorKind::Argument, message).into());
         }
         for side in [self.width, self.height].into_iter().flatten() {
             Size::exact(side, 16)?;

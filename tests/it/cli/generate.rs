@@ -8,7 +8,7 @@ use impasto::{
     weights::Weights,
 };
 use safetensors::{Dtype, tensor::TensorView};
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -193,12 +193,15 @@ fn what_cannot_work_is_refused() {
     fs::write(place.at("half/model_index.json"), "{}").unwrap();
     #[cfg(unix)]
     std::os::unix::fs::symlink("/dev/full", place.at("full.png")).unwrap();
-    let before = place.files();
-    for (line, code, says) in [
+    let defaults = [(" --model", "mini"), (" --embeds", "mini.safetensors"), (" --steps", "1"), (" --out", "out.png")];
+    let cases = [
         ("--steps 0", 1, "0 steps"),
         ("--steps 1001", 1, "1001 steps"),
         ("--width 100", 1, "multiples of 16"),
         ("--height 9000", 1, "16 to 8192"),
+        ("--width 0", 1, "16 to 8192"),
+        ("--max-sequence-length 0", 1, "1 to 512 tokens"),
+        ("--max-sequence-length 100000000", 1, "1 to 512 tokens"),
         ("--guidance -1", 1, "guidance of -1"),
         ("--guidance inf", 1, "guidance"),
         ("-n 0", 2, "at least one"),
@@ -214,6 +217,8 @@ fn what_cannot_work_is_refused() {
         ("--out out.png --format jpeg", 1, "--format jpg"),
         ("--out mini.safetensors", 1, "cannot write .safetensors"),
         ("--out out.png --preview out.png", 1, "two outputs"),
+        ("--preview out.gif", 1, "cannot write .gif"),
+        ("--preview terminal", 2, "not a terminal"),
         ("--save-tensors mini.safetensors", 1, "is an input"),
         ("--embeds none.safetensors", 1, "none.safetensors"),
         ("--embeds text.safetensors", 1, "text.safetensors"),
@@ -231,11 +236,19 @@ fn what_cannot_work_is_refused() {
         ("--model mini --vae model/vae", 2, "one piece"),
         #[cfg(unix)]
         ("--out full.png", 1, "cannot write full.png"),
-    ] {
+        #[cfg(unix)]
+        ("--save-tensors full.png", 1, "cannot write full.png"),
+    ];
+    refused(&place, &defaults, &cases);
+}
+
+/// Runs `generate fox ARGS` with the flags that ARGS has not got: exit code and a part of the message of each. No file may
+/// come of it.
+pub(super) fn refused(place: &Place, defaults: &[(&str, &str)], cases: &[(&str, i32, &str)]) {
+    let before = place.files();
+    for &(line, code, says) in cases {
         let mut whole = format!("generate fox {line}");
-        for (flag, default) in
-            [(" --model", "mini"), (" --embeds", "mini.safetensors"), (" --steps", "1"), (" --out", "out.png")]
-        {
+        for (flag, default) in defaults {
             if !whole.contains(flag) {
                 whole += &format!("{flag} {default}");
             }
@@ -247,4 +260,33 @@ fn what_cannot_work_is_refused() {
         assert!(run.stdout.is_empty(), "{}", run.stdout);
         assert_eq!(place.files(), before, "impasto {whole}");
     }
+}
+
+/// Asked to stop in the middle of its steps, it does, and leaves the preview of the last one, whole, and nothing else.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_in_a_step_leaves_no_picture() {
+    use std::{process::Command, process::Stdio, time::Instant};
+    let stopped = || {
+        let place = Place::new();
+        let line =
+            "generate fox --model mini --steps 1000 --out out.png --save-tensors all.safetensors --preview small.png";
+        let mut command = place.command(&line.split(' ').collect::<Vec<_>>());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while !place.at("small.png").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before its first step");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let start = Instant::now();
+        let run = super::Run::of(child.wait_with_output().unwrap());
+        let taken = start.elapsed();
+        assert_eq!((run.code, run.stdout.as_str(), run.stderr.trim()), (130, "", "error: interrupted"));
+        assert_eq!(place.files(), ["small.png", "tuning"]);
+        assert_eq!(Picture::load(place.at("small.png")).unwrap().width(), 16);
+        taken
+    };
+    // Other tests use the same cores: one of three tries has to show what it takes.
+    let times = [(); 3].map(|()| stopped());
+    assert!(times.iter().any(|t| *t < Duration::from_secs(1)), "{times:?}");
 }

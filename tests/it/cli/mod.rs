@@ -4,6 +4,7 @@
 mod bad_input;
 mod bench;
 mod generate;
+mod hostile;
 mod masks;
 mod others;
 mod segment;
