@@ -189,6 +189,19 @@ fn what_cannot_work_is_refused() {
     fs::copy(super::sample(), place.at("good.png")).unwrap();
     fs::write(place.at("text.safetensors"), "no tensors").unwrap();
     save(&place.at("empty.safetensors"), &[("other", vec![1], vec![0.0])]);
+    let nan = ("prompt_embeds", vec![1, 20, 128], vec![f32::NAN; 20 * 128]);
+    save(&place.at("nan.safetensors"), &[nan, ("pooled_prompt_embeds", vec![1, 64], vec![0.5; 64])]);
+    save(&place.at("two.safetensors"), &[("latents", vec![2, 64, 64], vec![0.5; 2 * 64 * 64])]);
+    save(&place.at("inf.safetensors"), &[("latents", vec![1, 64, 64], vec![f32::INFINITY; 64 * 64])]);
+    // To the query of the first block: of FLUX.1's own size, and one that breaks it.
+    let lora = |file: &str, width: usize, value: f32| {
+        let name = |half| format!("transformer.transformer_blocks.0.attn.to_q.lora_{half}.weight");
+        let half = |shape: [usize; 2]| (shape.to_vec(), vec![value; 4 * width]);
+        let ((a, down), (b, up)) = (half([4, width]), half([width, 4]));
+        save(&place.at(file), &[(&name("A"), a, down), (&name("B"), b, up)]);
+    };
+    lora("wide.safetensors", 3072, 0.01);
+    lora("broken.safetensors", 128, f32::NAN);
     fs::create_dir_all(place.at("half/transformer")).unwrap();
     fs::write(place.at("half/model_index.json"), "{}").unwrap();
     #[cfg(unix)]
@@ -226,8 +239,13 @@ fn what_cannot_work_is_refused() {
         ("--embeds embeds.safetensors", 1, "this transformer takes 128"),
         ("--init-latents init.safetensors", 1, "takes (N, 64, 64)"),
         ("--init-latents empty.safetensors", 1, "latents"),
+        ("--init-latents two.safetensors", 1, "8192 elements for a picture"),
+        ("--init-latents inf.safetensors", 1, "4096 of 4096 values are NaN or infinite"),
+        ("--embeds nan.safetensors", 1, "2560 values of its embedding are NaN or infinite"),
         ("--lora empty.safetensors", 1, "none of its 1 keys"),
         ("--lora none.safetensors:0.5", 1, "none.safetensors"),
+        ("--lora wide.safetensors", 1, "a LoRA of another model"),
+        ("--lora broken.safetensors", 1, "step 1: values are NaN or infinite from double_blocks.0 on"),
         ("--max-vram 1MiB", 1, "may be used"),
         ("--model model", 1, "embedded in 20 tokens of 128 features"),
         ("--model half", 1, "half/transformer"),
