@@ -4,9 +4,9 @@
 mod bad_input;
 mod bench;
 mod generate;
-mod hostile;
 mod masks;
 mod others;
+mod refused;
 mod segment;
 
 use impasto::image::{Mask, Picture, Rle, rle::CocoRle};
