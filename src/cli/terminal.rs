@@ -55,7 +55,7 @@ impl Terminal {
         {
             return Ok(Self::Kitty);
         }
-        // What ssh passes on.
+        // Over ssh TERM_PROGRAM is lost; these may be passed on.
         if env("WEZTERM_PANE").is_some() || env("LC_TERMINAL").as_deref() == Some("iTerm2") {
             return Ok(Self::ITerm2);
         }

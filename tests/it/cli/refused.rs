@@ -105,6 +105,20 @@ fn what_cannot_work_is_refused() {
     refused(&place, &defaults, &cases);
 }
 
+/// 16 megapixels: warned of, planned, and refused before anything is computed where they do not fit.
+#[test]
+fn a_picture_that_is_too_large_is_known_at_once() {
+    let place = Place::new();
+    fs::create_dir(place.at("tuning")).unwrap();
+    let line = "generate fox --model mini --width 4096 --height 4096 --out out.png --max-vram 100MiB";
+    for (more, code, says) in [("--dry-run", 0, ""), ("--seed 1", 1, "make a smaller picture")] {
+        let run = place.run(&format!("{line} {more}").split(' ').collect::<Vec<_>>());
+        assert!(run.code == code && run.stderr.contains("above 4 megapixels"), "{more}: {}", run.stderr);
+        assert!(run.stderr.contains(says) && run.stdout.is_empty() == (code == 1), "{more}: {}", run.stderr);
+        assert_eq!(place.files(), ["tuning"]);
+    }
+}
+
 /// The embedded miniature of FLUX.1, as a folder of diffusers.
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/flux-mini");
 
