@@ -1,19 +1,22 @@
 //! Convolutions with their weights, packed from PyTorch's orders to NHWC ones at load.
 
-use super::Loader;
+use super::{
+    Loader,
+    projection::{Parameter, Parameters},
+};
 use crate::{
-    error::Result,
+    error::{Result, bail},
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{activation::Activation, conv_transpose2d, conv2d},
-    weights::Weights,
+    weights::{HostTensor, Weights},
 };
 
 /// A square convolution, zero padded.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Parameter,
+    bias: Parameter,
     stride: usize,
     padding: usize,
 }
@@ -23,8 +26,8 @@ impl Conv2d {
     ///
     /// # Errors
     /// `Weights`, `OutOfMemory`.
-    pub fn load(
-        l: &Loader<'_>,
+    pub fn load<'a>(
+        p: impl Into<Parameters<'a>>,
         w: &Weights,
         out: usize,
         cin: usize,
@@ -32,9 +35,10 @@ impl Conv2d {
         stride: usize,
         padding: usize,
     ) -> Result<Self> {
+        let (p, weight) = (p.into(), w.get("weight", &[out, cin, side, side])?);
         Ok(Self {
-            weight: l.values(w.prefix(), [out, side, side, cin], &ohwi(w, out, cin, side)?)?,
-            bias: l.values(w.prefix(), [out], &w.get("bias", &[out])?.to_f32()?)?,
+            weight: p.values(w.prefix(), [out, side, side, cin], || ohwi(&weight))?,
+            bias: p.vector(w, "bias", out)?,
             stride,
             padding,
         })
@@ -46,19 +50,28 @@ impl Conv2d {
     ///
     /// # Errors
     /// `Weights`, `OutOfMemory`.
-    pub fn load_padded_after(l: &Loader<'_>, w: &Weights, out: usize, cin: usize, side: usize) -> Result<Self> {
-        let row = side * cin;
-        let mut padded = Vec::with_capacity(out * (side + 1) * (row + cin));
-        for filter in ohwi(w, out, cin, side)?.chunks(side * row) {
-            padded.resize(padded.len() + row + cin, 0.0);
-            for line in filter.chunks(row) {
-                padded.resize(padded.len() + cin, 0.0);
-                padded.extend_from_slice(line);
+    pub fn load_padded_after<'a>(
+        p: impl Into<Parameters<'a>>,
+        w: &Weights,
+        out: usize,
+        cin: usize,
+        side: usize,
+    ) -> Result<Self> {
+        let (p, row, weight) = (p.into(), side * cin, w.get("weight", &[out, cin, side, side])?);
+        let padded = || {
+            let mut padded = Vec::with_capacity(out * (side + 1) * (row + cin));
+            for filter in ohwi(&weight)?.chunks(side * row) {
+                padded.resize(padded.len() + row + cin, 0.0);
+                for line in filter.chunks(row) {
+                    padded.resize(padded.len() + cin, 0.0);
+                    padded.extend_from_slice(line);
+                }
             }
-        }
+            Ok(padded)
+        };
         Ok(Self {
-            weight: l.values(w.prefix(), [out, side + 1, side + 1, cin], &padded)?,
-            bias: l.values(w.prefix(), [out], &w.get("bias", &[out])?.to_f32()?)?,
+            weight: p.values(w.prefix(), [out, side + 1, side + 1, cin], padded)?,
+            bias: p.vector(w, "bias", out)?,
             stride: 2,
             padding: 1,
         })
@@ -69,16 +82,16 @@ impl Conv2d {
     /// # Errors
     /// `Shape`.
     pub fn forward(&self, g: &mut Graph, x: Value, residual: Option<Value>) -> Result<Value> {
-        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
+        let (weight, bias) = (self.weight.value(g), self.bias.value(g));
         let c = conv2d::Conv2d { stride: self.stride, padding: self.padding, activation: Activation::None, residual };
         conv2d::conv2d(g, x, weight, bias, c)
     }
 }
 
-/// `weight (out, in, side, side)` in the order `(out, side, side, in)`.
-fn ohwi(w: &Weights, out: usize, cin: usize, side: usize) -> Result<Vec<f32>> {
-    let oihw = w.get("weight", &[out, cin, side, side])?.to_f32()?;
-    let taps = side * side;
+/// A filter `(out, in, side, side)` in the order `(out, side, side, in)`.
+fn ohwi(weight: &HostTensor) -> Result<Vec<f32>> {
+    let &[out, cin, height, width] = weight.shape() else { bail!(Internal, "{:?} of a convolution", weight.shape()) };
+    let (oihw, taps) = (weight.to_f32()?, height * width);
     let order = (0..out).flat_map(|o| (0..taps).flat_map(move |t| (0..cin).map(move |i| (o * cin + i) * taps + t)));
     Ok(order.map(|at| oihw[at]).collect())
 }

@@ -1,9 +1,8 @@
 //! Norms with their weights.
 
-use super::Loader;
+use super::projection::{Parameter, Parameters};
 use crate::{
     error::Result,
-    gpu::Tensor,
     graph::{Graph, Value},
     kernels::{activation::Activation, group_norm::group_norm, group_stats::group_stats, layer_norm::layer_norm},
     weights::Weights,
@@ -12,8 +11,8 @@ use crate::{
 /// `torch.nn.LayerNorm` over the last axis; on NHWC images SAM's `LayerNorm2d`.
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Parameter,
+    bias: Parameter,
     eps: f32,
 }
 
@@ -22,9 +21,9 @@ impl LayerNorm {
     ///
     /// # Errors
     /// `Weights`, `OutOfMemory`.
-    pub fn load(l: &Loader<'_>, w: &Weights, cols: usize, eps: f32) -> Result<Self> {
-        let load = |name| l.values(w.prefix(), [cols], &w.get(name, &[cols])?.to_f32()?);
-        Ok(Self { weight: load("weight")?, bias: load("bias")?, eps })
+    pub fn load<'a>(p: impl Into<Parameters<'a>>, w: &Weights, cols: usize, eps: f32) -> Result<Self> {
+        let p = p.into();
+        Ok(Self { weight: p.vector(w, "weight", cols)?, bias: p.vector(w, "bias", cols)?, eps })
     }
 
     /// Normalised `x`.
@@ -44,7 +43,7 @@ impl LayerNorm {
     }
 
     fn run(&self, g: &mut Graph, x: Value, gelu: bool) -> Result<Value> {
-        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
+        let (weight, bias) = (self.weight.value(g), self.bias.value(g));
         layer_norm(g, x, weight, bias, self.eps, gelu)
     }
 }
@@ -52,8 +51,8 @@ impl LayerNorm {
 /// `torch.nn.GroupNorm` on NHWC images.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
+    weight: Parameter,
+    bias: Parameter,
     groups: usize,
     eps: f32,
 }
@@ -63,9 +62,15 @@ impl GroupNorm {
     ///
     /// # Errors
     /// `Weights`, `OutOfMemory`.
-    pub fn load(l: &Loader<'_>, w: &Weights, channels: usize, groups: usize, eps: f32) -> Result<Self> {
-        let load = |name| l.values(w.prefix(), [channels], &w.get(name, &[channels])?.to_f32()?);
-        Ok(Self { weight: load("weight")?, bias: load("bias")?, groups, eps })
+    pub fn load<'a>(
+        p: impl Into<Parameters<'a>>,
+        w: &Weights,
+        channels: usize,
+        groups: usize,
+        eps: f32,
+    ) -> Result<Self> {
+        let p = p.into();
+        Ok(Self { weight: p.vector(w, "weight", channels)?, bias: p.vector(w, "bias", channels)?, groups, eps })
     }
 
     /// `activation` of the normalised `x (n, h, w, channels)`.
@@ -82,7 +87,7 @@ impl GroupNorm {
     /// # Errors
     /// `Shape`.
     pub fn with(&self, g: &mut Graph, x: Value, stats: Value, activation: Activation) -> Result<Value> {
-        let (weight, bias) = (g.tensor(&self.weight), g.tensor(&self.bias));
+        let (weight, bias) = (self.weight.value(g), self.bias.value(g));
         group_norm(g, x, stats, weight, bias, activation)
     }
 

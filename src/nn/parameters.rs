@@ -10,6 +10,7 @@ use crate::{
     gpu::{Buffer, Gpu, Tensor, buffer_bytes},
     graph::{Graph, Value},
     shape::{DType, Shape},
+    weights::Weights,
 };
 use std::{
     cell::RefCell,
@@ -89,6 +90,19 @@ pub struct Parameters<'a> {
     pub adapters: Option<&'a Adapters>,
 }
 
+/// Layers take either: those that are never only declared have no more than a loader.
+impl<'a> From<&Loader<'a>> for Parameters<'a> {
+    fn from(l: &Loader<'a>) -> Self {
+        Self::new(l.gpu, l.storage)
+    }
+}
+
+impl<'a> From<&Self> for Parameters<'a> {
+    fn from(p: &Self) -> Self {
+        p.clone()
+    }
+}
+
 impl<'a> Parameters<'a> {
     /// Puts parameters on a device, in tensors that it can bind.
     pub fn new(gpu: &'a Gpu, storage: Storage) -> Self {
@@ -132,6 +146,15 @@ impl<'a> Parameters<'a> {
             }
             Place::Device | Place::Slot(_) => Ok(Parameter::Tensor(self.loader.values(label, shape, &read()?)?)),
         }
+    }
+
+    /// The f32 values `name (len)` below `w`.
+    ///
+    /// # Errors
+    /// `Weights` if they are missing or of another shape, `OutOfMemory`.
+    pub fn vector(&self, w: &Weights, name: &str, len: usize) -> Result<Parameter> {
+        let tensor = w.get(name, &[len])?;
+        self.values(w.prefix(), [len], || tensor.to_f32())
     }
 
     /// Some rows of a matrix.

@@ -33,7 +33,13 @@ fn check(name: &str) {
         let plan = |budget| ae.plan(gpu, way, size, budget).unwrap();
         let whole = plan(None);
         assert!(!whole.by_bands && plan(Some(whole.bytes())) == whole);
-        let expected = run(gpu, &ae, None).unwrap();
+        // A declared one plans the same and takes nothing; a run takes what was planned.
+        let lone = alone(None);
+        let declared = AutoEncoder::declare(&lone, &weights, GROUPS).unwrap();
+        assert_eq!(declared.plan(&lone, way, size, None).unwrap(), whole);
+        assert_eq!(lone.peak_bytes(), 0, "{name} {way:?}");
+        let expected = run(&lone, &AutoEncoder::load(&lone, &weights, GROUPS).unwrap(), None).unwrap();
+        assert_eq!(lone.peak_bytes(), whole.bytes(), "{name} {way:?}");
         for part in [2, 12] {
             let budget = whole.weights + whole.working / part;
             assert!(plan(Some(budget)).by_bands);

@@ -15,7 +15,7 @@ use crate::{
         resize::{Resize, resize},
     },
     nn::{
-        Conv2d, GroupNorm, Loader,
+        Conv2d, GroupNorm,
         projection::{Apply, Parameters, Projection, Selection, Tokens},
     },
     weights::Weights,
@@ -33,14 +33,14 @@ pub(super) struct ResnetBlock {
 
 impl ResnetBlock {
     /// From `cin` channels to those that the checkpoint has.
-    pub(super) fn load(l: &Loader<'_>, w: &Weights, cin: usize, groups: usize) -> Result<(Self, usize)> {
+    pub(super) fn load(p: &Parameters<'_>, w: &Weights, cin: usize, groups: usize) -> Result<(Self, usize)> {
         let out = channels_out(w, "conv1")?;
-        let shortcut = || Conv2d::load(l, &w.at("nin_shortcut"), out, cin, 1, 1, 0);
+        let shortcut = || Conv2d::load(p, &w.at("nin_shortcut"), out, cin, 1, 1, 0);
         let block = Self {
-            norm1: GroupNorm::load(l, &w.at("norm1"), cin, groups, EPS)?,
-            conv1: Conv2d::load(l, &w.at("conv1"), out, cin, 3, 1, 1)?,
-            norm2: GroupNorm::load(l, &w.at("norm2"), out, groups, EPS)?,
-            conv2: Conv2d::load(l, &w.at("conv2"), out, out, 3, 1, 1)?,
+            norm1: GroupNorm::load(p, &w.at("norm1"), cin, groups, EPS)?,
+            conv1: Conv2d::load(p, &w.at("conv1"), out, cin, 3, 1, 1)?,
+            norm2: GroupNorm::load(p, &w.at("norm2"), out, groups, EPS)?,
+            conv2: Conv2d::load(p, &w.at("conv2"), out, out, 3, 1, 1)?,
             nin_shortcut: if cin == out { None } else { Some(shortcut()?) },
         };
         Ok((block, out))
@@ -95,13 +95,12 @@ struct AttnBlock {
 }
 
 impl AttnBlock {
-    fn load(l: &Loader<'_>, w: &Weights, c: usize, groups: usize) -> Result<Self> {
-        let p = Parameters::new(l.gpu, l.storage);
+    fn load(p: &Parameters<'_>, w: &Weights, c: usize, groups: usize) -> Result<Self> {
         let layers = ["q", "k", "v"].map(|name| (name, c)).to_vec();
         Ok(Self {
-            norm: GroupNorm::load(l, &w.at("norm"), c, groups, EPS)?,
-            qkv: Projection::load(&p, w, &Selection { layers, ..Selection::of("q", 3 * c, c, true) })?,
-            proj_out: Projection::load(&p, w, &Selection::of("proj_out", c, c, true))?,
+            norm: GroupNorm::load(p, &w.at("norm"), c, groups, EPS)?,
+            qkv: Projection::load(p, w, &Selection { layers, ..Selection::of("q", 3 * c, c, true) })?,
+            proj_out: Projection::load(p, w, &Selection::of("proj_out", c, c, true))?,
             channels: c,
         })
     }
@@ -136,11 +135,11 @@ pub(super) struct Mid {
 }
 
 impl Mid {
-    pub(super) fn load(l: &Loader<'_>, w: &Weights, c: usize, groups: usize) -> Result<Self> {
+    pub(super) fn load(p: &Parameters<'_>, w: &Weights, c: usize, groups: usize) -> Result<Self> {
         Ok(Self {
-            block_1: ResnetBlock::load(l, &w.at("block_1"), c, groups)?.0,
-            attn_1: AttnBlock::load(l, &w.at("attn_1"), c, groups)?,
-            block_2: ResnetBlock::load(l, &w.at("block_2"), c, groups)?.0,
+            block_1: ResnetBlock::load(p, &w.at("block_1"), c, groups)?.0,
+            attn_1: AttnBlock::load(p, &w.at("attn_1"), c, groups)?,
+            block_2: ResnetBlock::load(p, &w.at("block_2"), c, groups)?.0,
         })
     }
 
@@ -184,18 +183,18 @@ pub(super) struct Level {
 
 impl Level {
     /// From `cin` channels to those that the checkpoint has.
-    pub(super) fn load(l: &Loader<'_>, w: &Weights, cin: usize, groups: usize) -> Result<(Self, usize)> {
+    pub(super) fn load(p: &Parameters<'_>, w: &Weights, cin: usize, groups: usize) -> Result<(Self, usize)> {
         let (mut blocks, mut channels) = (Vec::new(), cin);
         while w.at("block").at(blocks.len()).has("conv1.weight") {
-            let (block, out) = ResnetBlock::load(l, &w.at("block").at(blocks.len()), channels, groups)?;
+            let (block, out) = ResnetBlock::load(p, &w.at("block").at(blocks.len()), channels, groups)?;
             blocks.push(block);
             channels = out;
         }
         let resample = match (w.at("downsample.conv"), w.at("upsample.conv")) {
             (down, _) if down.has("weight") => {
-                Resample::Down(Conv2d::load_padded_after(l, &down, channels, channels, 3)?)
+                Resample::Down(Conv2d::load_padded_after(p, &down, channels, channels, 3)?)
             }
-            (_, up) if up.has("weight") => Resample::Up(Conv2d::load(l, &up, channels, channels, 3, 1, 1)?),
+            (_, up) if up.has("weight") => Resample::Up(Conv2d::load(p, &up, channels, channels, 3, 1, 1)?),
             _ => Resample::None,
         };
         Ok((Self { blocks, resample }, channels))

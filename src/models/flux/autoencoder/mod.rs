@@ -13,12 +13,16 @@ use crate::{
     gpu::Gpu,
     graph::{Graph, Value},
     kernels::activation::Activation,
-    nn::{Conv2d, GroupNorm, Loader, Storage},
+    nn::{
+        Conv2d, GroupNorm, Storage,
+        projection::{Parameters, Place, Tally},
+    },
     shape::DType,
     weights::Weights,
 };
 use bands::{Bands, Features, Reach};
 use blocks::{Level, Mid, normed};
+use std::cell::RefCell;
 pub use within::{Direction, RunPlan};
 
 /// Epsilon of all norms.
@@ -34,6 +38,8 @@ pub struct AutoEncoder {
     encoder: Encoder,
     decoder: Decoder,
     latent_channels: usize,
+    /// Of its weights on a device.
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -73,11 +79,27 @@ impl AutoEncoder {
     /// `Weights` if a tensor is missing or has another shape, `OutOfMemory`.
     pub fn load(gpu: &Gpu, weights: &Weights, groups: usize) -> Result<Self> {
         let _span = crate::trace::span(|| "load weights".into());
+        let declared = Self::declare(gpu, weights, groups)?;
+        Ok(Self { bytes: declared.bytes, ..Self::with(&Parameters::new(gpu, Storage::F32), weights, groups)? })
+    }
+
+    /// Only declares an autoencoder, for [`plan`](Self::plan): nothing is read but the headers of the weights, nothing is
+    /// put on the device, and nothing can be run.
+    ///
+    /// # Errors
+    /// `Weights` as [`load`](Self::load).
+    pub fn declare(gpu: &Gpu, weights: &Weights, groups: usize) -> Result<Self> {
+        let tally = RefCell::new(Tally::default());
+        let p = Parameters::new(gpu, Storage::F32);
+        let declared = Self::with(&p.at(Place::Declared(&tally)), weights, groups)?;
+        Ok(Self { bytes: tally.into_inner().bytes(), ..declared })
+    }
+
+    fn with(p: &Parameters<'_>, weights: &Weights, groups: usize) -> Result<Self> {
         let w = &weights.renamed(names::detect(weights)?);
-        let l = &Loader { gpu, storage: Storage::F32 };
-        let (encoder, latent_channels) = Encoder::load(l, &w.at("encoder"), groups)?;
-        let decoder = Decoder::load(l, &w.at("decoder"), latent_channels, groups)?;
-        Ok(Self { encoder, decoder, latent_channels })
+        let (encoder, latent_channels) = Encoder::load(p, &w.at("encoder"), groups)?;
+        let decoder = Decoder::load(p, &w.at("decoder"), latent_channels, groups)?;
+        Ok(Self { encoder, decoder, latent_channels, bytes: 0 })
     }
 
     /// Channels of a latent.
@@ -118,11 +140,11 @@ impl AutoEncoder {
 
 impl Encoder {
     /// The encoder and the channels of its latent.
-    fn load(l: &Loader<'_>, w: &Weights, groups: usize) -> Result<(Self, usize)> {
+    fn load(p: &Parameters<'_>, w: &Weights, groups: usize) -> Result<(Self, usize)> {
         let first = channels_out(w, "conv_in")?;
         let (mut down, mut channels) = (Vec::new(), first);
         for i in 0..LEVELS {
-            let (level, out) = Level::load(l, &w.at("down").at(i), channels, groups)?;
+            let (level, out) = Level::load(p, &w.at("down").at(i), channels, groups)?;
             down.push(level);
             channels = out;
         }
@@ -130,13 +152,13 @@ impl Encoder {
         ensure!(moments.is_multiple_of(2), Weights, "{moments} moments: they are means and variances");
         let quant = w.at("quant_conv");
         let encoder = Self {
-            conv_in: Conv2d::load(l, &w.at("conv_in"), first, 3, 3, 1, 1)?,
+            conv_in: Conv2d::load(p, &w.at("conv_in"), first, 3, 3, 1, 1)?,
             down,
-            mid: Mid::load(l, &w.at("mid"), channels, groups)?,
-            norm_out: GroupNorm::load(l, &w.at("norm_out"), channels, groups, EPS)?,
-            conv_out: Conv2d::load(l, &w.at("conv_out"), moments, channels, 3, 1, 1)?,
+            mid: Mid::load(p, &w.at("mid"), channels, groups)?,
+            norm_out: GroupNorm::load(p, &w.at("norm_out"), channels, groups, EPS)?,
+            conv_out: Conv2d::load(p, &w.at("conv_out"), moments, channels, 3, 1, 1)?,
             quant_conv: match quant.has("weight") {
-                true => Some(Conv2d::load(l, &quant, moments, moments, 1, 1, 0)?),
+                true => Some(Conv2d::load(p, &quant, moments, moments, 1, 1, 0)?),
                 false => None,
             },
         };
@@ -176,25 +198,25 @@ impl Encoder {
 }
 
 impl Decoder {
-    fn load(l: &Loader<'_>, w: &Weights, latent: usize, groups: usize) -> Result<Self> {
+    fn load(p: &Parameters<'_>, w: &Weights, latent: usize, groups: usize) -> Result<Self> {
         let first = channels_out(w, "conv_in")?;
         let (mut up, mut channels) = (Vec::new(), first);
         for i in (0..LEVELS).rev() {
-            let (level, out) = Level::load(l, &w.at("up").at(i), channels, groups)?;
+            let (level, out) = Level::load(p, &w.at("up").at(i), channels, groups)?;
             up.insert(0, level);
             channels = out;
         }
         let post = w.at("post_quant_conv");
         Ok(Self {
             post_quant_conv: match post.has("weight") {
-                true => Some(Conv2d::load(l, &post, latent, latent, 1, 1, 0)?),
+                true => Some(Conv2d::load(p, &post, latent, latent, 1, 1, 0)?),
                 false => None,
             },
-            conv_in: Conv2d::load(l, &w.at("conv_in"), first, latent, 3, 1, 1)?,
-            mid: Mid::load(l, &w.at("mid"), first, groups)?,
+            conv_in: Conv2d::load(p, &w.at("conv_in"), first, latent, 3, 1, 1)?,
+            mid: Mid::load(p, &w.at("mid"), first, groups)?,
             up,
-            norm_out: GroupNorm::load(l, &w.at("norm_out"), channels, groups, EPS)?,
-            conv_out: Conv2d::load(l, &w.at("conv_out"), 3, channels, 3, 1, 1)?,
+            norm_out: GroupNorm::load(p, &w.at("norm_out"), channels, groups, EPS)?,
+            conv_out: Conv2d::load(p, &w.at("conv_out"), 3, channels, 3, 1, 1)?,
         })
     }
 

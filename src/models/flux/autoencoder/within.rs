@@ -63,9 +63,7 @@ impl AutoEncoder {
         let largest = written.map(|v| graph.bytes(*v)).max().unwrap_or(0) / size[0] as u64;
         let staging = buffer_bytes(graph.bytes(x)) + buffer_bytes(graph.bytes(y));
         let plan = graph.plan()?;
-        let other = if way == Direction::Encode { Direction::Decode } else { Direction::Encode };
-        let other = self.record(Graph::new(&unlimited), other, [1, 8, 8])?.0.plan()?.tensor_bytes();
-        let weights = plan.tensor_bytes() + other;
+        let weights = self.bytes;
         let working = plan.bytes() + buffer_bytes(plan.params_bytes()) + staging;
         let binds = self.record(Graph::new(gpu.target()), way, size).is_ok();
         let room = budget.map_or(ROOM, |budget| budget.saturating_sub(weights));

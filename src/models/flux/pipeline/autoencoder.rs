@@ -169,7 +169,8 @@ impl Autoencoder {
         [1, size.height() / 8, size.width() / 8]
     }
 
-    /// What [`decode`](Self::decode) or [`encode`](Self::encode) takes within a budget, if one is given.
+    /// What [`decode`](Self::decode) or [`encode`](Self::encode) takes within a budget, if one is given. Nothing is put on
+    /// the device.
     ///
     /// # Errors
     /// Those of [`AutoEncoder::plan`].
@@ -178,7 +179,7 @@ impl Autoencoder {
             Direction::Encode => [1, size.height(), size.width()],
             Direction::Decode => self.grid(size),
         };
-        self.load(gpu)?.plan(gpu, way, size, budget)
+        AutoEncoder::declare(gpu, &self.weights, self.groups)?.plan(gpu, way, size, budget)
     }
 }
 

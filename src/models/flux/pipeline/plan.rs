@@ -29,8 +29,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run whose prompts have `text` tokens each. Of the weights, only the autoencoder's are put on the device, and
-    /// they do not stay there.
+    /// Plans a run whose prompts have `text` tokens each. Nothing is put on the device, and of the weights only headers are
+    /// read.
     ///
     /// # Errors
     /// `Argument` for options that cannot be meant, `OutOfMemory` if a value exceeds what the device binds.
