@@ -195,17 +195,27 @@ impl Graph {
     /// # Errors
     /// `Shape` if the number of elements or their type differ, `Internal` if the value is not a temporary.
     pub fn store(&mut self, v: Value, tensor: &Tensor) -> Result<()> {
+        let to = self.tensor(tensor);
+        self.store_in(v, to)
+    }
+
+    /// The same for the tensor of a value, which may be a declared one.
+    ///
+    /// # Errors
+    /// Those of [`store`](Self::store).
+    pub fn store_in(&mut self, v: Value, to: Value) -> Result<()> {
         let (root, offset) = self.root(v);
+        let to = self.info(to).clone();
         let info = &mut self.values[root.0 as usize];
         ensure!(
-            info.shape.count() == tensor.shape().count() && offset == 0 && info.dtype == tensor.dtype(),
+            info.shape.count() == to.shape.count() && offset == 0 && info.dtype == to.dtype,
             Shape,
             "cannot store {} as {}",
             info.shape,
-            tensor.shape()
+            to.shape
         );
         ensure!(matches!(info.storage, Storage::Slot), Internal, "{}: only a temporary can be stored", info.name);
-        info.storage = Storage::Tensor(tensor.clone());
+        info.storage = to.storage;
         Ok(())
     }
 

@@ -3,18 +3,19 @@
 
 use super::{
     config::{Json, check_heads, check_layers, count_layers},
-    layers::{Layers, Run, embed},
+    layers::{EncoderPlan, Layers, Run, embed},
     names,
 };
 use crate::{
     error::{Result, ensure},
+    gpu::Gpu,
     graph::{Graph, Value},
     kernels::{
         attention::{Attention, Masked, Operand, masked_attention},
         matmul::{Activation, Precision},
     },
     nn::{
-        LayerNorm,
+        LayerNorm, Storage,
         projection::{Apply, Parameters, Projection, Selection, Tokens},
     },
     weights::Weights,
@@ -108,7 +109,7 @@ pub struct ClipOutput {
     pub pooled: Vec<f32>,
 }
 
-struct Layer {
+pub(super) struct Layer {
     norm1: LayerNorm,
     qkv: Projection,
     out_proj: Projection,
@@ -146,13 +147,7 @@ impl Clip {
         let mut x = embed(w, "embeddings.token_embedding.weight", h, ids)?;
         let positions = w.get("embeddings.position_embedding.weight", &[c.positions, h])?.to_f32()?;
         x.iter_mut().zip(&positions).for_each(|(x, p)| *x += p);
-        let layers = Layers {
-            scope: "text_model.encoder.layers",
-            count: c.layers,
-            load: |p: &Parameters<'_>, i| Layer::load(p, &w.at("encoder.layers").at(i), c),
-            record: |g: &mut Graph, layer: &Layer, x| layer.forward(g, c, x),
-        };
-        let hidden_states = layers.play(run, x, h, &(0..=c.layers).collect::<Vec<_>>()).await?;
+        let hidden_states = self.play(run, x, h, &(0..=c.layers).collect::<Vec<_>>()).await?;
         let norm = |name| w.at("final_layer_norm").get(name, &[h])?.to_f32();
         let last = layer_norm(hidden_states.last().map_or(&[][..], |s| s), &norm("weight")?, &norm("bias")?, c.eps);
         let place = match c.eos {
@@ -162,6 +157,32 @@ impl Clip {
         let pooled = last[place * h..(place + 1) * h].to_vec();
         Ok(ClipOutput { hidden_states, last, pooled })
     }
+
+    /// What [`encode`](Self::encode) takes for so many tokens.
+    ///
+    /// # Errors
+    /// `OutOfMemory` if a value exceeds what the device binds.
+    pub fn plan(&self, gpu: &Gpu, storage: Storage, tokens: usize) -> Result<EncoderPlan> {
+        Layers::plan(self, "CLIP", &Parameters::new(gpu, storage), [tokens, self.config.width], 0)
+    }
+}
+
+impl Layers for Clip {
+    type Layer = Layer;
+
+    const SCOPE: &'static str = "text_model.encoder.layers";
+
+    fn count(&self) -> usize {
+        self.config.layers
+    }
+
+    fn load(&self, p: &Parameters<'_>, i: usize) -> Result<Layer> {
+        Layer::load(p, &self.weights.at("encoder.layers").at(i), &self.config)
+    }
+
+    fn record(&self, g: &mut Graph, layer: &Layer, x: Value) -> Result<Value> {
+        layer.forward(g, &self.config, x)
+    }
 }
 
 impl Layer {
@@ -170,10 +191,10 @@ impl Layer {
         let layers = ["q_proj", "k_proj", "v_proj"].map(|name| (name, h)).to_vec();
         let of = |name, n, k| Projection::load(p, w, &Selection::of(name, n, k, true));
         Ok(Self {
-            norm1: LayerNorm::load(&p.loader, &w.at("layer_norm1"), h, c.eps)?,
+            norm1: LayerNorm::load(p, &w.at("layer_norm1"), h, c.eps)?,
             qkv: Projection::load(p, &w.at("self_attn"), &Selection { layers, ..Selection::of("", 3 * h, h, true) })?,
             out_proj: of("self_attn.out_proj", h, h)?,
-            norm2: LayerNorm::load(&p.loader, &w.at("layer_norm2"), h, c.eps)?,
+            norm2: LayerNorm::load(p, &w.at("layer_norm2"), h, c.eps)?,
             fc1: of("mlp.fc1", m, h)?,
             fc2: of("mlp.fc2", h, m)?,
         })

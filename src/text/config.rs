@@ -1,8 +1,9 @@
-//! Reading what an encoder is made of: from its tensors, and from `config.json` where they leave a choice.
+//! Reading what an encoder is made of: from its tensors and, where they leave a choice, from
+//! `config.json` or what a GGUF file says of itself.
 
 use crate::{
     error::{ErrorKind, IntoError, Result, bail, ensure},
-    weights::Weights,
+    weights::{Meta, Weights},
 };
 
 /// No encoder comes near; a file of one tensor must not ask for a million.
@@ -49,6 +50,34 @@ impl Json {
     /// The object under `key`, empty if there is none.
     pub(super) fn inner(&self, key: &str) -> Self {
         Self(self.0[key].clone())
+    }
+}
+
+/// What a GGUF file says of itself, under its architecture.
+pub(super) struct Gguf<'a> {
+    weights: &'a Weights,
+    pub(super) architecture: String,
+}
+
+impl<'a> Gguf<'a> {
+    pub(super) fn of(weights: &'a Weights) -> Self {
+        let architecture = match weights.metadata("general.architecture") {
+            Some(Meta::Text(name)) => name.clone(),
+            _ => String::new(),
+        };
+        Self { weights, architecture }
+    }
+
+    pub(super) fn number(&self, key: &str) -> Option<f64> {
+        match self.weights.metadata(&format!("{}.{key}", self.architecture)) {
+            Some(Meta::Float(x)) => Some(*x),
+            Some(Meta::Unsigned(n)) => Some(*n as f64),
+            _ => None,
+        }
+    }
+
+    pub(super) fn size(&self, key: &str) -> Option<usize> {
+        self.number(key).map(|n| n as usize)
     }
 }
 

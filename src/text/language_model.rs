@@ -4,13 +4,13 @@
 //! The residual is f32: the first token of these models has features of several thousands.
 
 use super::{
-    config::{Json, count_layers},
-    layers::{Layers, Run, embed},
+    config::{Gguf, Json, count_layers},
+    layers::{EncoderPlan, Layers, Run, embed},
     names,
 };
 use crate::{
     error::{Result, ensure},
-    gpu::Tensor,
+    gpu::Gpu,
     graph::{Graph, Value},
     kernels::{
         attention::{Attention, Masked, Operand, masked_attention},
@@ -19,10 +19,13 @@ use crate::{
         rope::rope,
         rope_halves::{self, rope_halves},
     },
-    nn::projection::{Apply, Parameter, Parameters, Projection, Selection, Tokens},
-    shape::DType,
-    weights::{Meta, Weights},
+    nn::{
+        Storage,
+        projection::{Apply, Parameter, Parameters, Place, Projection, Selection, Tally, Tokens},
+    },
+    weights::Weights,
 };
+use std::cell::RefCell;
 
 /// The two families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,14 @@ pub enum Family {
 }
 
 impl Family {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qwen3 => "Qwen3",
+            Self::Mistral => "Mistral",
+        }
+    }
+
     /// The states that FLUX.2 takes.
     pub fn outputs(self) -> [usize; 3] {
         match self {
@@ -139,34 +150,6 @@ impl LanguageModelConfig {
     }
 }
 
-/// What a GGUF file says of itself, under its architecture.
-struct Gguf<'a> {
-    weights: &'a Weights,
-    architecture: String,
-}
-
-impl<'a> Gguf<'a> {
-    fn of(weights: &'a Weights) -> Self {
-        let architecture = match weights.metadata("general.architecture") {
-            Some(Meta::Text(name)) => name.clone(),
-            _ => String::new(),
-        };
-        Self { weights, architecture }
-    }
-
-    fn number(&self, key: &str) -> Option<f64> {
-        match self.weights.metadata(&format!("{}.{key}", self.architecture)) {
-            Some(Meta::Float(x)) => Some(*x),
-            Some(Meta::Unsigned(n)) => Some(*n as f64),
-            _ => None,
-        }
-    }
-
-    fn size(&self, key: &str) -> Option<usize> {
-        self.number(key).map(|n| n as usize)
-    }
-}
-
 /// The model: its weights stay in their file.
 #[derive(Debug, Clone)]
 pub struct LanguageModel {
@@ -232,16 +215,53 @@ impl LanguageModel {
         let count = wanted.iter().copied().max().unwrap_or(0);
         ensure!(count <= c.layers, Argument, "state {count} of a model of {} layers", c.layers);
         let x = embed(w, "embed_tokens.weight", c.width, ids)?;
-        let table = rope_halves::table(tokens, c.head_dim, c.theta);
-        let shape = [tokens, c.head_dim / 2, 2];
-        let table = run.gpu.upload("rotary table", shape, DType::F32, bytemuck::cast_slice(&table))?;
-        let layers = Layers {
-            scope: "layers",
-            count,
-            load: |p: &Parameters<'_>, i| Layer::load(p, &w.at("layers").at(i), c),
-            record: |g: &mut Graph, layer: &Layer, x| layer.forward(g, c, x, &table, real),
-        };
-        layers.play(run, x, c.width, wanted).await
+        let blocks = self.blocks(&Parameters::new(run.gpu, run.storage), count, tokens, real)?;
+        blocks.play(run, x, c.width, wanted).await
+    }
+
+    /// What [`hidden_states`](Self::hidden_states) takes for [`outputs`](Self::outputs) of `tokens` tokens, of which `real`
+    /// are attended to.
+    ///
+    /// # Errors
+    /// `Argument` if no token is real; `OutOfMemory` if a value exceeds what the device binds.
+    pub fn plan(&self, gpu: &Gpu, storage: Storage, tokens: usize, real: usize) -> Result<EncoderPlan> {
+        ensure!((1..=tokens).contains(&real), Argument, "{real} of {tokens} tokens are real");
+        let (p, tally) = (Parameters::new(gpu, storage), RefCell::new(Tally::default()));
+        let blocks = self.blocks(&p.at(Place::Declared(&tally)), self.outputs[2], tokens, real)?;
+        blocks.plan(self.config.family.name(), &p, [tokens, self.config.width], tally.into_inner().bytes())
+    }
+
+    fn blocks(&self, p: &Parameters<'_>, count: usize, tokens: usize, real: usize) -> Result<Blocks<'_>> {
+        let (d, theta) = (self.config.head_dim, self.config.theta);
+        let table = p.values("rotary table", [tokens, d / 2, 2], || Ok(rope_halves::table(tokens, d, theta)))?;
+        Ok(Blocks { model: self, count, table, real })
+    }
+}
+
+/// The first `count` layers, and the rotary table that they share.
+struct Blocks<'a> {
+    model: &'a LanguageModel,
+    count: usize,
+    table: Parameter,
+    /// Tokens that are attended to.
+    real: usize,
+}
+
+impl Layers for Blocks<'_> {
+    type Layer = Layer;
+
+    const SCOPE: &'static str = "layers";
+
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn load(&self, p: &Parameters<'_>, i: usize) -> Result<Layer> {
+        Layer::load(p, &self.model.weights.at("layers").at(i), &self.model.config)
+    }
+
+    fn record(&self, g: &mut Graph, layer: &Layer, x: Value) -> Result<Value> {
+        layer.forward(g, &self.model.config, x, &self.table, self.real)
     }
 }
 
@@ -271,7 +291,14 @@ impl Layer {
         })
     }
 
-    fn forward(&self, g: &mut Graph, c: &LanguageModelConfig, x: Value, table: &Tensor, real: usize) -> Result<Value> {
+    fn forward(
+        &self,
+        g: &mut Graph,
+        c: &LanguageModelConfig,
+        x: Value,
+        table: &Parameter,
+        real: usize,
+    ) -> Result<Value> {
         let all = Tokens::all(g, x)?;
         let tokens = |value| Tokens { value, ..all };
         let norm = |g: &mut Graph, x, of: &Parameter| {
@@ -302,10 +329,10 @@ impl Layer {
     }
 
     /// Queries, keys and values, turned by their positions.
-    fn heads(&self, g: &mut Graph, c: &LanguageModelConfig, n: Tokens, table: &Tensor) -> Result<[Operand; 3]> {
+    fn heads(&self, g: &mut Graph, c: &LanguageModelConfig, n: Tokens, table: &Parameter) -> Result<[Operand; 3]> {
         let (d, q, kv) = (c.head_dim, c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let half = Apply { precision: Precision::Half, ..Apply::default() };
-        let table = g.tensor(table);
+        let table = table.value(g);
         if c.neighbours {
             ensure!(self.qk_norm.is_none(), Weights, "Qwen3 with the rows of a llama");
             let mut part = |from: usize, len: usize| {

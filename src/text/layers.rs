@@ -3,12 +3,17 @@
 
 use crate::{
     error::{Result, bail, ensure},
-    gpu::Gpu,
+    gpu::{Gpu, buffer_bytes},
     graph::{BindOptions, Control, Graph, SlotPool, Value},
-    nn::{Storage, projection::Parameters},
+    nn::{
+        Storage,
+        projection::{Parameters, Place, Tally},
+    },
     shape::DType,
     weights::Weights,
 };
+use serde::Serialize;
+use std::cell::RefCell;
 
 /// What a run of an encoder needs besides its weights.
 #[derive(Clone, Copy)]
@@ -21,36 +26,92 @@ pub struct Run<'a> {
     pub control: Control<'a>,
 }
 
-/// A sequence of layers, each of which maps the hidden state `(1, tokens, width)` to the next.
-pub(super) struct Layers<'a, L, R> {
-    /// Their path, which a number follows.
-    pub(super) scope: &'a str,
-    /// How many there are.
-    pub(super) count: usize,
-    /// Puts the weights of one on a device.
-    pub(super) load: L,
-    /// Records one.
-    pub(super) record: R,
+/// What an encoder takes for one text, known before anything is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EncoderPlan {
+    /// Which one.
+    pub name: &'static str,
+    /// Layers that run.
+    pub layers: usize,
+    /// Bytes of their weights.
+    pub weights: u64,
+    /// Bytes of weights on the device when the most is there: of two layers, unless there is only one.
+    pub resident: u64,
+    /// Bytes besides at that time: the state on its way, activations, and what the launches need.
+    pub working: u64,
+    /// Floating-point operations.
+    pub flops: u64,
 }
 
-impl<L, R> Layers<'_, L, R> {
+impl EncoderPlan {
+    /// The most bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.resident + self.working
+    }
+}
+
+/// A sequence of layers, each of which maps the hidden state `(1, tokens, width)` to the next.
+pub(super) trait Layers {
+    /// The weights of one.
+    type Layer;
+
+    /// Their path, which a number follows.
+    const SCOPE: &'static str;
+
+    /// How many run.
+    fn count(&self) -> usize;
+
+    /// Makes the weights of layer `i`.
+    fn load(&self, p: &Parameters<'_>, i: usize) -> Result<Self::Layer>;
+
+    /// Records one.
+    fn record(&self, g: &mut Graph, layer: &Self::Layer, x: Value) -> Result<Value>;
+
+    /// What [`play`](Self::play) takes on `tokens` of `width` features each, besides the `shared` bytes that all layers
+    /// read. Reads the headers of the weights only, as the plan of a transformer.
+    ///
+    /// # Errors
+    /// Those of declaring and recording; `OutOfMemory` if a value exceeds what the device binds.
+    fn plan(
+        &self,
+        name: &'static str,
+        p: &Parameters<'_>,
+        [tokens, width]: [usize; 2],
+        shared: u64,
+    ) -> Result<EncoderPlan> {
+        // Of each layer its weights, and what there is besides while it is submitted.
+        let (mut layers, mut pool, mut flops) = (Vec::new(), Vec::new(), 0);
+        let state = buffer_bytes(DType::F32.bytes(tokens * width) as u64);
+        for i in 0..self.count() {
+            let tally = RefCell::new(Tally::default());
+            let layer = self.load(&p.at(Place::Declared(&tally)), i)?;
+            let mut g = Graph::new(p.loader.gpu.target());
+            let [x, to] = [(); 2].map(|()| g.declare([1, tokens, width], DType::F32));
+            let y = g.scope(format!("{}.{i}", Self::SCOPE), |g| self.record(g, &layer, x))?;
+            g.store_in(y, to)?;
+            flops += g.flops();
+            let plan = g.plan()?;
+            plan.share(&mut pool);
+            let held = shared + 2 * state + pool.iter().sum::<u64>();
+            layers.push((tally.into_inner().bytes(), held, buffer_bytes(plan.params_bytes())));
+        }
+        // A layer is submitted; then the next is loaded, and the state read.
+        let moments = layers.iter().enumerate().flat_map(|(i, &(weights, held, launches))| {
+            let next = layers.get(i + 1).map_or(0, |next| next.0);
+            [(weights, held + launches), (weights + next, held + state)]
+        });
+        let (resident, working) = moments.max_by_key(|(weights, rest)| weights + rest).unwrap_or_default();
+        let weights = layers.iter().map(|layer| layer.0).sum();
+        Ok(EncoderPlan { name, layers: self.count(), weights, resident, working, flops })
+    }
+
     /// Plays the layers on `x (tokens, width)`. Gives the states `wanted`, in the order of their numbers: 0 is `x`, `i` is
     /// what leaves layer `i - 1`.
     ///
     /// # Errors
     /// Those of loading and recording; `Numeric`, naming the layer, if a state is not finite; what the device reports.
-    pub(super) async fn play<T>(
-        &self,
-        run: Run<'_>,
-        x: Vec<f32>,
-        width: usize,
-        wanted: &[usize],
-    ) -> Result<Vec<Vec<f32>>>
-    where
-        L: Fn(&Parameters<'_>, usize) -> Result<T>,
-        R: Fn(&mut Graph, &T, Value) -> Result<Value>,
-    {
-        let (Run { gpu, storage, control }, count) = (run, self.count);
+    async fn play(&self, run: Run<'_>, x: Vec<f32>, width: usize, wanted: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let (Run { gpu, storage, control }, count) = (run, self.count());
         let parameters = Parameters::new(gpu, storage);
         let shape = [1, x.len() / width, width];
         let states = [gpu.zeros("hidden state", shape, DType::F32)?, gpu.zeros("hidden state", shape, DType::F32)?];
@@ -58,13 +119,13 @@ impl<L, R> Layers<'_, L, R> {
         let mut kept = Vec::new();
         kept.extend(wanted.contains(&0).then_some(x));
         let options = BindOptions { pool: Some(SlotPool::default()), ..BindOptions::default() };
-        let mut next = if count > 0 { Some((self.load)(&parameters, 0)?) } else { None };
+        let mut next = if count > 0 { Some(self.load(&parameters, 0)?) } else { None };
         for i in 0..count {
             let Some(layer) = next.take() else { bail!(Internal, "layer {i} was not loaded") };
             let (from, to) = (&states[i % 2], &states[(i + 1) % 2]);
             let mut g = Graph::new(gpu.target());
             let x = g.tensor(from);
-            let y = g.scope(format!("{}.{i}", self.scope), |g| (self.record)(g, &layer, x))?;
+            let y = g.scope(format!("{}.{i}", Self::SCOPE), |g| self.record(g, &layer, x))?;
             g.store(y, to)?;
             let share = |done: f32| {
                 if let Some(progress) = control.progress {
@@ -75,13 +136,13 @@ impl<L, R> Layers<'_, L, R> {
             // Returns once the work is submitted.
             g.plan()?.bind(gpu, &options)?.run(&[], &[], of_layer).await?;
             if i + 1 < count {
-                next = Some((self.load)(&parameters, i + 1)?);
+                next = Some(self.load(&parameters, i + 1)?);
             }
             // Each state is looked at: a bad one is named where it arises, and costs no more than the last.
             let state: Vec<f32> = bytemuck::pod_collect_to_vec(&to.read(gpu).await?);
             let bad = state.iter().position(|v| !v.is_finite());
             if let Some(at) = bad {
-                bail!(Numeric, "{}.{i}: element {at} of the hidden state is {}", self.scope, state[at]);
+                bail!(Numeric, "{}.{i}: element {at} of the hidden state is {}", Self::SCOPE, state[at]);
             }
             kept.extend(wanted.contains(&(i + 1)).then_some(state));
         }

@@ -21,11 +21,16 @@ mod tokenizer;
 pub use cache::Cache;
 pub use clip::{Clip, ClipConfig, ClipOutput};
 pub use language_model::{Family, LanguageModel, LanguageModelConfig};
-pub use layers::Run;
+pub use layers::{EncoderPlan, Run};
 pub use t5::{T5, T5Config};
 pub use tokenizer::{Kind, Tokenizer, Tokens};
 
-use crate::error::{Result, ensure};
+use crate::{
+    error::{Result, ensure},
+    gpu::Gpu,
+    nn::Storage,
+};
+use std::ops::Range;
 
 /// An encoder and its tokenizer.
 #[derive(Debug)]
@@ -93,11 +98,8 @@ pub async fn flux2(
     check_length(max_sequence_length)?;
     let LanguageModel { config, outputs, .. } = &encoder.model;
     let tokens = encoder.tokenizer.encode(prompt, max_sequence_length)?;
-    warn_cut(if config.family == Family::Qwen3 { "Qwen3" } else { "Mistral" }, &tokens);
-    let range = match config.family {
-        Family::Qwen3 => 0..max_sequence_length,
-        Family::Mistral => tokens.real.clone(),
-    };
+    warn_cut(config.family.name(), &tokens);
+    let range = read(config.family, &tokens);
     let states = encoder.model.hidden_states(run, &tokens.ids[range.clone()], tokens.real.len(), outputs).await?;
     let width = outputs.len() * config.width;
     let mut prompt = vec![0.0; max_sequence_length * width];
@@ -107,6 +109,47 @@ pub async fn flux2(
         }
     }
     Ok(Embeddings { prompt, tokens: max_sequence_length, width, pooled: None })
+}
+
+/// The tokens that a language model reads.
+fn read(family: Family, tokens: &Tokens) -> Range<usize> {
+    match family {
+        Family::Qwen3 => 0..tokens.ids.len(),
+        Family::Mistral => tokens.real.clone(),
+    }
+}
+
+/// What [`flux1`] takes of a device, one encoder after the other.
+///
+/// # Errors
+/// Those of [`flux1`] before anything runs.
+pub fn plan_flux1(
+    gpu: &Gpu,
+    storage: Storage,
+    clip: &Encoder<Clip>,
+    t5: &Encoder<T5>,
+    max_sequence_length: usize,
+) -> Result<Vec<EncoderPlan>> {
+    check_length(max_sequence_length)?;
+    let positions = clip.model.config.positions;
+    Ok(vec![clip.model.plan(gpu, storage, positions)?, t5.model.plan(gpu, storage, max_sequence_length)?])
+}
+
+/// What [`flux2`] takes of a device.
+///
+/// # Errors
+/// Those of [`flux2`] before anything runs.
+pub fn plan_flux2(
+    gpu: &Gpu,
+    storage: Storage,
+    encoder: &Encoder<LanguageModel>,
+    prompt: &str,
+    max_sequence_length: usize,
+) -> Result<Vec<EncoderPlan>> {
+    check_length(max_sequence_length)?;
+    let tokens = encoder.tokenizer.encode(prompt, max_sequence_length)?;
+    let read = read(encoder.model.config.family, &tokens).len();
+    Ok(vec![encoder.model.plan(gpu, storage, read, tokens.real.len())?])
 }
 
 fn check_length(max_sequence_length: usize) -> Result<()> {

@@ -6,22 +6,25 @@
 
 use super::{
     config::{Json, check_layers, count_layers},
-    layers::{Layers, Run, embed},
+    layers::{EncoderPlan, Layers, Run, embed},
     names,
 };
 use crate::{
     error::{Result, ensure},
-    gpu::Tensor,
+    gpu::Gpu,
     graph::{Graph, Value},
     kernels::{
         attention::{Attention, Bias, Masked, Operand, masked_attention},
         matmul::{Activation, Precision},
         rms_norm::rms_norm,
     },
-    nn::projection::{Apply, Parameter, Parameters, Projection, Selection, Tokens},
-    shape::DType,
+    nn::{
+        Storage,
+        projection::{Apply, Parameter, Parameters, Place, Projection, Selection, Tally, Tokens},
+    },
     weights::Weights,
 };
+use std::cell::RefCell;
 
 /// What a [`T5`] is made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,16 +170,50 @@ impl T5 {
         let (c, w, tokens) = (&self.config, &self.weights, ids.len());
         ensure!(tokens > 0, Argument, "no tokens for T5");
         let x = embed(w, "shared.weight", c.width, ids)?;
-        let bias = c.bias(&w.get(BIAS, &[c.buckets, c.heads])?.to_f32()?, tokens);
-        let shape = [c.heads, 2 * tokens - 1];
-        let bias = run.gpu.upload("relative_attention_bias", shape, DType::F32, bytemuck::cast_slice(&bias))?;
-        let layers = Layers {
-            scope: "encoder.block",
-            count: c.layers,
-            load: |p: &Parameters<'_>, i| Layer::load(p, &w.at("encoder.block").at(i).at("layer"), c),
-            record: |g: &mut Graph, layer: &Layer, x| layer.forward(g, c, x, &bias),
-        };
-        layers.play(run, x, c.width, wanted).await
+        self.blocks(&Parameters::new(run.gpu, run.storage), tokens)?.play(run, x, c.width, wanted).await
+    }
+
+    /// What [`encode`](Self::encode) takes for so many tokens.
+    ///
+    /// # Errors
+    /// `Argument` for no tokens; `OutOfMemory` if a value exceeds what the device binds.
+    pub fn plan(&self, gpu: &Gpu, storage: Storage, tokens: usize) -> Result<EncoderPlan> {
+        ensure!(tokens > 0, Argument, "no tokens for T5");
+        let (p, tally) = (Parameters::new(gpu, storage), RefCell::new(Tally::default()));
+        let blocks = self.blocks(&p.at(Place::Declared(&tally)), tokens)?;
+        blocks.plan("T5", &p, [tokens, self.config.width], tally.into_inner().bytes())
+    }
+
+    fn blocks(&self, p: &Parameters<'_>, tokens: usize) -> Result<Blocks<'_>> {
+        let c = &self.config;
+        let table = self.weights.get(BIAS, &[c.buckets, c.heads])?;
+        let bias = || Ok(c.bias(&table.to_f32()?, tokens));
+        let bias = p.values("relative_attention_bias", [c.heads, 2 * tokens - 1], bias)?;
+        Ok(Blocks { t5: self, bias })
+    }
+}
+
+/// Its layers, and the bias of attention that they share.
+struct Blocks<'a> {
+    t5: &'a T5,
+    bias: Parameter,
+}
+
+impl Layers for Blocks<'_> {
+    type Layer = Layer;
+
+    const SCOPE: &'static str = "encoder.block";
+
+    fn count(&self) -> usize {
+        self.t5.config.layers
+    }
+
+    fn load(&self, p: &Parameters<'_>, i: usize) -> Result<Layer> {
+        Layer::load(p, &self.t5.weights.at("encoder.block").at(i).at("layer"), &self.t5.config)
+    }
+
+    fn record(&self, g: &mut Graph, layer: &Layer, x: Value) -> Result<Value> {
+        layer.forward(g, &self.t5.config, x, &self.bias)
     }
 }
 
@@ -196,7 +233,7 @@ impl Layer {
         })
     }
 
-    fn forward(&self, g: &mut Graph, c: &T5Config, x: Value, bias: &Tensor) -> Result<Value> {
+    fn forward(&self, g: &mut Graph, c: &T5Config, x: Value, bias: &Parameter) -> Result<Value> {
         let all = Tokens::all(g, x)?;
         let tokens = |value| Tokens { value, ..all };
         let norm = |g: &mut Graph, x, of: &Parameter| {
@@ -220,7 +257,7 @@ impl Layer {
             v: part(2),
             windows: None,
         };
-        let value = g.tensor(bias);
+        let value = bias.value(g);
         let bias = Some(Bias { value, offset: all.len - 1, head: 2 * all.len - 1, row: -1 });
         let y = masked_attention(g, Masked { bias, ..Masked::from(call) })?;
         let residual = |x| Apply { residual: Some(tokens(x)), ..Apply::default() };

@@ -4,22 +4,28 @@
 use crate::common::{fixture, gpu};
 use impasto::{
     ErrorKind,
-    gpu::Checks,
+    gpu::{self, Checks, Gpu},
     graph::Control,
     image::Picture,
     kernels::deviation,
     models::flux::{
         self, Condition, Config, Denoiser, DenoiserOptions, Size, Version,
-        pipeline::{Embeddings, Locations, Model, Options, Plan, Preview, Prompts, Start, Watch, generate},
+        pipeline::{Embeddings, Locations, Model, Options, Plan, Preview, Prompts, Start, TextPlan, Watch, generate},
         rope,
         sampling::{
             Device, Generator, Latents, Precision, Profile, Size as PictureSize, add_noise, image_ids, text_ids,
         },
     },
     nn::Storage,
+    text::{self, Cache, EncoderPlan},
     weights::Weights,
 };
 use pollster::block_on;
+
+/// A device of its own, whose bytes nobody else moves.
+fn lone(max_memory: Option<u64>) -> Gpu {
+    block_on(Gpu::open(&gpu::Options { untuned: true, max_memory, ..gpu::Options::from_env() })).unwrap()
+}
 
 fn values(io: &Weights, name: &str) -> Vec<f32> {
     io.tensor(name).unwrap().to_f32().unwrap()
@@ -341,10 +347,61 @@ fn plans_hold() {
     let pipe = Pipe::open("flux1_dev", "flux1_dev");
     let gpu = gpu(Checks::Trusted);
     let o = Options { steps: Some(3), true_cfg: Some(2.0), images: 2, ..Options::new(Pipe::size()) };
-    let plan = Plan::new(gpu, &pipe.model, &o, 32).unwrap();
+    let plan = Plan::new(gpu, &pipe.model, &o, vec![TextPlan::Given; 2], 32).unwrap();
     assert_eq!((plan.steps, plan.runs, plan.images), (3, 2, 2));
     assert_eq!(plan.flops(), 2 * (6 * plan.transformer.flops + plan.decode.flops));
     assert_eq!(plan.bytes(), plan.transformer.bytes().max(plan.decode.bytes()));
     plan.check(Some(plan.bytes())).unwrap();
     assert_eq!(plan.check(Some(plan.bytes() - 1)).unwrap_err().kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn a_run_out_of_memory_streams() {
+    let (model, shared) = (flux::mini().unwrap(), gpu(Checks::Trusted));
+    let c = &model.config;
+    let (prompt, pooled) = (vec![0.1; 20 * c.context], c.pooled.map(|n| vec![0.1; n]));
+    let prompt = Embeddings { prompt, tokens: 20, width: c.context, pooled };
+    let prompts = Prompts { prompt, negative: None };
+    let o = Options { steps: Some(2), ..Options::new(PictureSize::exact(32, 32).unwrap()) };
+    let make = |gpu: &Gpu, o: &Options| block_on(generate(gpu, &model, &prompts, o, Watch::default()));
+    let bytes = |budget| {
+        let o = Options { budget, ..o.clone() };
+        let plan = Plan::new(shared, &model, &o, vec![TextPlan::Given], 20).unwrap();
+        (plan.transformer.bytes(), plan.decode.bytes())
+    };
+    let (whole, decode) = bytes(None);
+    assert!(whole > decode, "{whole} of {decode}");
+    let made = make(&lone(Some(whole - 1)), &o).unwrap();
+    assert!(made.peak < whole && made.images == make(shared, &o).unwrap().images);
+    // A budget that was asked for is refused if it is too small.
+    let (least, _) = bytes(Some(0));
+    let e = make(shared, &Options { budget: Some(least - 1), ..o.clone() }).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::OutOfMemory);
+}
+
+#[test]
+fn a_whole_run_takes_what_was_planned() {
+    let lone = lone(None);
+    let model = flux::mini().unwrap();
+    let o = Options { steps: Some(1), ..Options::new(PictureSize::exact(128, 128).unwrap()) };
+    let encoders = model.text.open(&model.config).unwrap();
+    let run = text::Run { gpu: &lone, storage: o.storage, control: Control::default() };
+    let (prompt, cache) = ("a red circle", tempfile::tempdir().unwrap());
+    let cache = Cache::new(cache.path());
+    let planned = || encoders.plan(run, prompt, 20, Some(&cache)).unwrap();
+    let plan = Plan::new(&lone, &model, &o, vec![planned()], 20).unwrap();
+    assert_eq!(lone.peak_bytes(), 0, "a plan takes no memory");
+
+    let texts = plan.texts[0].encoders();
+    assert_eq!(texts.iter().map(|e| e.name).collect::<Vec<_>>(), ["CLIP", "T5"]);
+    let prompt = block_on(encoders.embed(run, prompt, 20, Some(&cache))).unwrap();
+    assert_eq!(Some(lone.peak_bytes()), texts.iter().map(EncoderPlan::bytes).max());
+    assert_eq!(planned(), TextPlan::Cached);
+
+    let made = block_on(generate(&lone, &model, &Prompts { prompt, negative: None }, &o, Watch::default())).unwrap();
+    assert_eq!(made.peak, plan.bytes());
+    // A text encoder that is too large is named.
+    let large = vec![TextPlan::Encoded(vec![EncoderPlan { resident: plan.bytes() + 1, ..texts[1].clone() }])];
+    let e = Plan { texts: large, ..plan.clone() }.check(Some(plan.bytes())).unwrap_err();
+    assert!(e.kind() == ErrorKind::OutOfMemory && e.to_string().contains("T5"), "{e}");
 }

@@ -4,11 +4,11 @@
 use crate::common::{fixture, gpu};
 use impasto::{
     ErrorKind,
-    gpu::Checks,
+    gpu::{Checks, Gpu, Options},
     graph::Control,
     kernels::{Random, deviation},
     nn::Storage,
-    text::{Clip, Embeddings, Encoder, Family, Kind, LanguageModel, Run, T5, Tokenizer, flux1, flux2},
+    text::{Clip, Embeddings, Encoder, EncoderPlan, Family, Kind, LanguageModel, Run, T5, Tokenizer, flux1, flux2},
     weights::Weights,
 };
 use pollster::block_on;
@@ -293,5 +293,36 @@ fn prompts_of_the_miniature_are_those_of_diffusers() {
         assert_eq!((e.tokens, e.width, e.pooled.as_ref().map(Vec::len)), (20, 128, Some(64)));
         io.near("flux-mini", &format!("prompt.{i}"), &e.prompt, 1e-8);
         io.near("flux-mini", &format!("pooled.{i}"), e.pooled.as_deref().unwrap(), 1e-8);
+    }
+}
+
+/// The peak of a device of its own is the plan, to the byte.
+#[test]
+fn an_encoder_takes_what_was_planned() {
+    let open = |name: &str| (Weights::open(&folder(name)).unwrap(), config(name));
+    let (clip, t5, qwen3, mistral) = (open("clip"), open("t5"), open("qwen3"), open("mistral"));
+    let clip = Clip::new(&clip.0, Some(&clip.1)).unwrap();
+    let t5 = T5::new(&t5.0, Some(&t5.1)).unwrap();
+    let lm =
+        |(weights, json): &(Weights, String), states| LanguageModel::new(weights, Some(json), Some(states)).unwrap();
+    let (qwen3, mistral) = (lm(&qwen3, [1, 2, 3]), lm(&mistral, [0, 1, 2]));
+    let ids = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+    for storage in [Storage::F32, Storage::F16, Storage::Q4] {
+        let alone = || block_on(Gpu::open(&Options { untuned: true, ..Options::from_env() })).unwrap();
+        let check = |plan: &dyn Fn(&Gpu) -> EncoderPlan, run: &dyn Fn(Run<'_>)| {
+            let gpu = alone();
+            let plan = plan(&gpu);
+            assert_eq!(gpu.peak_bytes(), 0);
+            run(Run { gpu: &gpu, storage, control: Control::default() });
+            assert_eq!(gpu.peak_bytes(), plan.bytes(), "{storage:?}: {plan:?}");
+            assert!(plan.resident < plan.weights || plan.layers <= 2, "{plan:?}");
+            assert!(plan.flops > 0 && gpu.allocated_bytes() == 0);
+        };
+        check(&|gpu| clip.plan(gpu, storage, 9).unwrap(), &|run| drop(block_on(clip.encode(run, &ids)).unwrap()));
+        check(&|gpu| t5.plan(gpu, storage, 9).unwrap(), &|run| drop(block_on(t5.encode(run, &ids)).unwrap()));
+        for model in [&qwen3, &mistral] {
+            let states = |run: Run<'_>| drop(block_on(model.hidden_states(run, &ids, 7, &model.outputs)).unwrap());
+            check(&|gpu| model.plan(gpu, storage, 9, 7).unwrap(), &states);
+        }
     }
 }

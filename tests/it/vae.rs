@@ -52,7 +52,13 @@ fn check(name: &str) {
             assert!(db >= 90.0, "{name} {way:?} in 1/{part}: {db:.0} dB");
             assert!(lone.peak_bytes() <= budget, "{name} {way:?}: {} of {budget}", lone.peak_bytes());
         }
-        let e = run(gpu, &ae, Some(whole.weights + 1000)).unwrap_err();
+        // The smallest bands, and no more.
+        let least = plan(Some(0)).bytes();
+        let lone = alone(Some(least));
+        let ae = AutoEncoder::load(&lone, &weights, GROUPS).unwrap();
+        assert!(psnr(&run(&lone, &ae, Some(least)).unwrap(), &expected) >= 90.0);
+        assert_eq!(lone.peak_bytes(), least, "{name} {way:?}");
+        let e = run(&lone, &ae, Some(least - 1)).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::OutOfMemory);
 
         // By itself, where the device has not enough.

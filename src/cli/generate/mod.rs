@@ -4,6 +4,7 @@ mod model;
 mod outputs;
 mod picture;
 mod report;
+mod texts;
 
 use super::{
     failure::{Failure, Outcome, print_json, print_line},
@@ -18,7 +19,6 @@ use impasto::{
         pipeline::{Event, Made, Model, Options, Plan, Preview, Prompts, Settings, Stage, Watch, generate},
         sampling::Recipe,
     },
-    text::{self, Cache},
 };
 use model::{ModelArgs, open_tensors};
 use outputs::Outputs;
@@ -29,6 +29,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     time::Instant,
 };
+use texts::Texts;
 
 /// Make a picture from a prompt, with FLUX.1 or FLUX.2
 #[derive(Debug, clap::Args)]
@@ -87,30 +88,26 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     if args.picture.negative.is_some() && settings.true_cfg.is_none() {
         return Err(Failure::Usage("--negative has no effect without --true-cfg above 1".into()));
     }
-    let length = args.picture.max_sequence_length.unwrap_or(model.defaults.max_sequence_length);
-    let text = prompts.as_ref().map_or(length, |p| p.prompt.tokens);
-
+    let texts = Texts::new(args, prompts, (&gpu, &model), &settings, &progress)?;
+    let tokens = texts.length;
     progress.stage("planning");
-    let plan = Plan::new(&gpu, &model, &options, text)?;
+    let plan = Plan::new(&gpu, &model, &options, texts.plan()?, tokens)?;
     if args.outputs.dry_run {
         let (name, adapter) = (args.model.model.as_str(), gpu.info().name.as_str());
         return progress
-            .beside(|| report::dry_run((name, &model), adapter, options.size, text, &plan, args.outputs.json));
+            .beside(|| report::dry_run((name, &model), adapter, options.size, tokens, &plan, args.outputs.json));
     }
     plan.check(options.budget)?;
     let load = clock.elapsed().as_secs_f64() * 1e3;
 
     let clock = Instant::now();
-    let prompts = match prompts {
-        Some(prompts) => prompts,
-        None => args.embed((&gpu, &model), &settings, length, &progress)?,
-    };
+    let prompts = texts.embed(&progress)?;
     let text_time = clock.elapsed().as_secs_f64() * 1e3;
     let mut run = Run { args, gpu, model, options, settings, plan, progress: &progress };
     let mut made = run.generate(&prompts)?;
     made.timings.insert("text", text_time);
     *made.timings.entry("load").or_default() += load;
-    run.write(&files, &prompts, &made, length)?;
+    run.write(&files, &prompts, &made)?;
     run.report(files, made, global.quiet)
 }
 
@@ -122,29 +119,6 @@ impl Args {
         inputs.extend(self.picture.image.clone());
         inputs.extend(self.picture.init_latents.clone());
         inputs
-    }
-
-    /// The prompts through the model's text encoders.
-    fn embed(&self, on: (&Gpu, &Model), settings: &Settings, length: usize, progress: &Progress) -> Outcome<Prompts> {
-        let (gpu, model) = on;
-        progress.stage("reading the text encoders");
-        let encoders = model.text.open(&model.config)?;
-        let cache = Cache::of_user();
-        let embed = |stage: &'static str, text: &str| {
-            progress.stage(stage);
-            progress.with(|control| {
-                let run = text::Run { gpu, storage: self.model.asked(), control };
-                pollster::block_on(encoders.embed(run, text, length, cache.as_ref()))
-            })
-        };
-        let prompt = embed("encoding the prompt", self.prompt.as_deref().unwrap_or_default())?;
-        // Without one, guidance leads away from the empty prompt.
-        let negative = self.picture.negative.as_deref().unwrap_or_default();
-        let negative = match settings.true_cfg {
-            Some(_) => Some(embed("encoding the negative prompt", negative)?),
-            None => None,
-        };
-        Ok(Prompts { prompt, negative })
     }
 }
 
@@ -210,21 +184,23 @@ impl Run<'_> {
         Ok(made)
     }
 
-    fn write(&self, files: &[PathBuf], prompts: &Prompts, made: &Made, length: usize) -> Outcome {
+    fn write(&self, files: &[PathBuf], prompts: &Prompts, made: &Made) -> Outcome {
         self.progress.stage("writing");
         self.args.outputs.write_tensors(prompts, made, self.options.size)?;
+        let recipe = self.recipe(prompts.prompt.tokens)?;
         for (index, path) in files.iter().enumerate() {
             signal::check()?;
             let picture = made.picture(index, self.options.size)?;
-            Outputs::write(path, &picture, &self.recipe(index, length))?;
+            Outputs::write(path, &picture, &Recipe { index, ..recipe.clone() })?;
         }
         Ok(())
     }
 
-    fn recipe(&self, index: usize, max_sequence_length: usize) -> Recipe {
+    /// Of the first picture.
+    fn recipe(&self, max_sequence_length: usize) -> Outcome<Recipe> {
         let (args, o) = (self.args, &self.options);
         let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Recipe {
+        Ok(Recipe {
             version: env!("CARGO_PKG_VERSION").into(),
             model: args.model.model.clone(),
             model_hash: None,
@@ -241,13 +217,13 @@ impl Run<'_> {
             seed: o.seed,
             noise: o.profile.name().into(),
             images: o.images,
-            index,
+            index: 0,
             image: args.picture.image.as_ref().map(name),
             strength: args.picture.strength(),
             embeds: args.embeds.as_ref().map(name),
             init_latents: args.picture.init_latents.as_ref().map(name),
             loras: args.model.applied(),
-        }
+        })
     }
 
     fn report(&self, files: Vec<PathBuf>, made: Made, quiet: bool) -> Outcome {

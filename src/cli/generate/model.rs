@@ -54,7 +54,7 @@ pub(super) struct ModelArgs {
     /// f16
     #[arg(long, value_name = "TYPE")]
     quantize: Option<Quantize>,
-    /// Use at most so much of the GPU's memory: 6GiB, 900MB
+    /// Use at most so much of the GPU's memory: 6GiB, 900MB; by default all there is, and less after an out-of-memory error
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub(super) max_vram: Option<u64>,
 }

@@ -3,7 +3,7 @@
 use super::super::failure::{Outcome, print_json, print_line};
 use impasto::models::flux::{
     autoencoder::RunPlan,
-    pipeline::{Model, Plan},
+    pipeline::{Model, Plan, TextPlan},
     sampling::Size,
 };
 use serde::Serialize;
@@ -94,6 +94,26 @@ pub(super) fn dry_run(
         plan.steps,
         if plan.runs == 1 { "one run" } else { "two runs (classifier-free guidance)" },
     ))?;
+    for (name, text) in ["prompt", "negative prompt"].iter().zip(&plan.texts) {
+        match text {
+            TextPlan::Given => print_line(&format!("{name}: given embedded"))?,
+            TextPlan::Cached => print_line(&format!("{name}: embedded before, in the cache"))?,
+            TextPlan::Encoded(encoders) => {
+                for e in encoders {
+                    print_line(&format!(
+                        "{name}: {} {} = weights {} (two of {} layers at a time, {} in all) + activations {}, {}",
+                        e.name,
+                        mb(e.bytes()),
+                        mb(e.resident),
+                        e.layers,
+                        mb(e.weights),
+                        mb(e.working),
+                        work(e.flops)
+                    ))?;
+                }
+            }
+        }
+    }
     if let Some(encode) = &plan.encode {
         ae("encode", encode)?;
     }
@@ -113,9 +133,5 @@ pub(super) fn dry_run(
         work(t.flops)
     ))?;
     ae("decode", &plan.decode)?;
-    print_line(&format!(
-        "at most {} on the GPU at one time; {} in all, the text encoders' not counted",
-        mb(plan.bytes()),
-        work(plan.flops())
-    ))
+    print_line(&format!("at most {} on the GPU at one time; {} in all", mb(plan.bytes()), work(plan.flops())))
 }

@@ -197,6 +197,11 @@ fn a_dry_run_says_what_it_would_take() {
     let figure = |part: &str, name: &str| plan[part][name].as_u64().unwrap();
     assert!(figure("transformer", "weights") > 4_000_000 && figure("decode", "flops") > 1_000_000, "{json}");
     assert_eq!((json["width"].as_u64(), json["text_tokens"].as_u64()), (Some(128), Some(20)));
+    assert_eq!(plan["texts"], serde_json::json!(["given"]));
+    let json = place.json("generate fox --model mini --dry-run --true-cfg 2");
+    assert_eq!(json["plan"]["texts"].as_array().unwrap().len(), 2);
+    let encoders = json["plan"]["texts"][0]["encoded"].as_array().unwrap();
+    assert_eq!(encoders.iter().map(|e| e["name"].as_str().unwrap()).collect::<Vec<_>>(), ["CLIP", "T5"]);
     let text = place.ok(&format!("{MINI} --dry-run --quantize q8")).stdout;
     assert!(text.contains("transformer: ") && text.contains("FLOP in all"), "{text}");
     let small = place.json(&format!("{MINI} --dry-run --quantize q4"));

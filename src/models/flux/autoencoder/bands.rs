@@ -71,7 +71,12 @@ pub(super) struct Bands<'a> {
     /// Floating-point operations of everything, and those done.
     pub(super) flops: u64,
     pub(super) done: AtomicU64,
+    /// If it is there nothing runs, and it becomes the bytes of the layer that takes the most in the smallest bands.
+    pub(super) least: Option<AtomicU64>,
 }
+
+/// Rows of the smallest band: of one, a layer that halves them would leave none.
+const SMALLEST: usize = 2;
 
 /// A recording for bands of some rows.
 struct Band {
@@ -111,7 +116,6 @@ impl Bands<'_> {
         layer: &Layer<'_>,
     ) -> Result<Features> {
         let [h, w, _] = inputs[0].size;
-        let stats = norm.map(|norm| inputs[0].stats(norm));
         let record = |rows: usize| {
             let mut g = Graph::new(self.gpu.target());
             let values: Vec<Value> =
@@ -123,10 +127,17 @@ impl Bands<'_> {
         };
         let reached =
             |first: usize, len: usize| first.saturating_sub(reach.around[0])..(first + len + reach.around[1]).min(h);
+        let with_around = |rows: usize| (rows + reach.around[0] + reach.around[1]).min(h);
+        if let Some(least) = &self.least {
+            let band = record(with_around(SMALLEST))?;
+            least.fetch_max(band.bytes(), Ordering::Relaxed);
+            let [_, _, width, channels] = band.plan.graph().shape(band.y).axes("a band")?;
+            return Ok(Features { size: [h * reach.rows[0] / reach.rows[1], width, channels], values: Vec::new() });
+        }
         // As many rows as fit, an even number for layers that halve it.
         let mut step = h;
         loop {
-            let rows = (step + reach.around[0] + reach.around[1]).min(h);
+            let rows = with_around(step);
             let problem = match record(rows) {
                 Ok(band) if band.bytes() <= self.room => break,
                 Ok(band) => {
@@ -135,12 +146,13 @@ impl Bands<'_> {
                 }
                 Err(e) => e,
             };
-            if problem.kind() != ErrorKind::OutOfMemory || step <= 2 {
+            if problem.kind() != ErrorKind::OutOfMemory || step <= SMALLEST {
                 return Err(problem);
             }
             step = (step / 2).next_multiple_of(2);
         }
 
+        let stats = norm.map(|norm| inputs[0].stats(norm));
         let mut current: Option<(Vec<Value>, Value, Bound)> = None;
         let mut y = Features { size: [h * reach.rows[0] / reach.rows[1], 0, 0], values: Vec::new() };
         for first in (0..h).step_by(step) {

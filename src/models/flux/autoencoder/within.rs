@@ -50,10 +50,13 @@ const ROOM: u64 = 1 << 30;
 const LEAST: u64 = 16 << 20;
 
 impl AutoEncoder {
-    /// What [`run`](Self::run) takes within a budget, if one is given. Pictures pass one by one where they pass in bands.
+    /// What [`run`](Self::run) takes within a budget, if one is given. Pictures pass one by one where they pass in bands. If
+    /// not even the smallest bands are within the budget, it is what they take: the caller has to look at
+    /// [`bytes`](RunPlan::bytes).
     ///
     /// # Errors
-    /// `Argument` for a size that [`run`](Self::run) refuses.
+    /// `Argument` for a size that [`run`](Self::run) refuses, `OutOfMemory` for one whose smallest bands exceed what the device
+    /// binds.
     pub fn plan(&self, gpu: &Gpu, way: Direction, size: [usize; 3], budget: Option<u64>) -> Result<RunPlan> {
         let mut unlimited = Target::clone(gpu.target());
         unlimited.limits.binding = u64::MAX;
@@ -70,8 +73,32 @@ impl AutoEncoder {
         Ok(match binds && budget.is_none_or(|budget| weights + working <= budget) {
             true => RunPlan { weights, working, by_bands: false, host: 0, flops },
             // Of a residual block the input, the features between its convolutions, and the output.
-            false => RunPlan { weights, working: room, by_bands: true, host: 3 * largest, flops },
+            false => {
+                let working = room.max(self.least(gpu, way, size)?);
+                RunPlan { weights, working, by_bands: true, host: 3 * largest, flops }
+            }
         })
+    }
+
+    /// Bytes of the smallest bands.
+    fn least(&self, gpu: &Gpu, way: Direction, [_, h, w]: [usize; 3]) -> Result<u64> {
+        let least = Some(AtomicU64::new(0));
+        let bands = Bands { gpu, room: 0, control: Control::default(), flops: 0, done: AtomicU64::new(0), least };
+        // Nothing runs, so nothing is waited for.
+        pollster::block_on(self.pass(&bands, way, Features { size: [h, w, self.channels(way)], values: Vec::new() }))?;
+        Ok(bands.least.map_or(0, AtomicU64::into_inner))
+    }
+
+    /// Channels of what goes in.
+    fn channels(&self, way: Direction) -> usize {
+        if way == Direction::Encode { 3 } else { self.latent_channels() }
+    }
+
+    async fn pass(&self, bands: &Bands<'_>, way: Direction, x: Features) -> Result<Features> {
+        match way {
+            Direction::Encode => self.encoder.by_bands(bands, x).await,
+            Direction::Decode => self.decoder.by_bands(bands, x).await,
+        }
     }
 
     /// Runs `x`, `n` pictures `(h, w, 3)` or latents `(h, w, channels)`, through the device within a budget, if one is given.
@@ -80,7 +107,7 @@ impl AutoEncoder {
     ///
     /// # Errors
     /// `Argument` as [`record_encode`](Self::record_encode) and [`record_decode`](Self::record_decode), `Shape` for another
-    /// number of values, `OutOfMemory` if not even two rows fit; `Cancelled`, and what the device reports.
+    /// number of values, `OutOfMemory` if not even the smallest bands fit; `Cancelled`, and what the device reports.
     pub async fn run(
         &self,
         gpu: &Gpu,
@@ -91,9 +118,15 @@ impl AutoEncoder {
         control: Control<'_>,
     ) -> Result<Vec<f32>> {
         let [n, h, w] = size;
-        let channels = if way == Direction::Encode { 3 } else { self.latent_channels() };
+        let channels = self.channels(way);
         ensure!(x.len() == n * h * w * channels, Shape, "{} values for {n} x ({h}, {w}, {channels})", x.len());
         let plan = self.plan(gpu, way, size, budget)?;
+        let (needs, budget_bytes) = (plan.bytes(), budget.unwrap_or(u64::MAX));
+        ensure!(
+            needs <= budget_bytes,
+            OutOfMemory,
+            "the autoencoder needs {needs} bytes on the GPU even in bands, the budget is {budget_bytes}: take a smaller picture"
+        );
         let mut room = plan.working;
         if !plan.by_bands {
             let (graph, input, output) = self.record(Graph::new(gpu.target()), way, size)?;
@@ -138,15 +171,11 @@ impl AutoEncoder {
         flops: u64,
         control: Control<'_>,
     ) -> Result<Vec<f32>> {
-        let bands = Bands { gpu, room, control, flops, done: AtomicU64::new(0) };
+        let bands = Bands { gpu, room, control, flops, done: AtomicU64::new(0), least: None };
         let mut all = Vec::new();
         for one in x.chunks(x.len() / n) {
             let features = Features { size: [h, w, one.len() / (h * w)], values: one.to_vec() };
-            let result = match way {
-                Direction::Encode => self.encoder.by_bands(&bands, features).await?,
-                Direction::Decode => self.decoder.by_bands(&bands, features).await?,
-            };
-            all.extend(result.values);
+            all.extend(self.pass(&bands, way, features).await?.values);
         }
         Ok(all)
     }

@@ -30,4 +30,4 @@ pub use options::{Options, Settings, Start};
 pub use plan::Plan;
 pub use preview::Preview;
 pub use run::{Event, Made, Stage, Watch, generate};
-pub use text::{Text, TextEncoders, TextParts};
+pub use text::{Text, TextEncoders, TextParts, TextPlan};

@@ -40,7 +40,8 @@ pub struct Options {
     pub init_latents: Option<Vec<f32>>,
     /// How the transformer's matrices are kept.
     pub storage: Storage,
-    /// The most bytes on the device.
+    /// The most bytes on the device: blocks of the transformer are streamed, and the autoencoder passes pictures in bands, so
+    /// that they fit. Without one this is done after an out-of-memory error: wgpu does not tell how much memory is free.
     pub budget: Option<u64>,
     /// Low-rank changes to the transformer, each with its strength.
     pub loras: Vec<(Lora, f32)>,

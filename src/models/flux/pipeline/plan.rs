@@ -1,6 +1,6 @@
 //! What a run will take, before it begins.
 
-use super::{Model, Options};
+use super::{Model, Options, TextPlan};
 use crate::{
     error::{Result, bail},
     gpu::Gpu,
@@ -11,9 +11,13 @@ use crate::{
 };
 use serde::Serialize;
 
-/// Memory and work of a run, part by part. The parts are on the device one after the other.
+/// Memory and work of a run, part by part. The parts are on the device one after the other. The layers that modulate the
+/// steps are not listed: they are there one at a time, before the transformer, and the largest takes less than the two slots
+/// of a streamed one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Plan {
+    /// The texts: the prompt, then the negative one where it counts.
+    pub texts: Vec<TextPlan>,
     /// A picture to begin with, to latents.
     pub encode: Option<RunPlan>,
     /// The transformer.
@@ -29,17 +33,18 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run whose prompts have `text` tokens each. Nothing is put on the device, and of the weights only headers are
-    /// read.
+    /// Plans a run whose `texts` are embedded in `tokens` tokens each. Nothing is put on the device, and of the weights only
+    /// headers are read.
     ///
     /// # Errors
     /// `Argument` for options that cannot be meant, `OutOfMemory` if a value exceeds what the device binds.
-    pub fn new(gpu: &Gpu, model: &Model, options: &Options, text: usize) -> Result<Self> {
+    pub fn new(gpu: &Gpu, model: &Model, options: &Options, texts: Vec<TextPlan>, tokens: usize) -> Result<Self> {
         let settings = options.settings(model)?;
-        let size = Size { batch: 1, text, image: options.size.tokens() };
+        let size = Size { batch: 1, text: tokens, image: options.size.tokens() };
         let autoencoder = |way| model.autoencoder.plan(gpu, way, options.size, options.budget);
         let encodes = options.start.is_some() && options.init_latents.is_none();
         Ok(Self {
+            texts,
             encode: encodes.then(|| autoencoder(Direction::Encode)).transpose()?,
             transformer: Denoiser::plan(gpu, &model.transformer, &model.config, size, &options.denoiser())?,
             steps: settings.schedule.steps(),
@@ -51,8 +56,19 @@ impl Plan {
 
     /// The most bytes that are on the device at one time.
     pub fn bytes(&self) -> u64 {
-        let encode = self.encode.as_ref().map_or(0, RunPlan::bytes);
-        encode.max(self.transformer.bytes()).max(self.decode.bytes())
+        self.parts().map(|(_, bytes, _)| bytes).max().unwrap_or(0)
+    }
+
+    /// The parts in their order, their bytes, and what makes them less.
+    fn parts(&self) -> impl Iterator<Item = (&'static str, u64, &'static str)> {
+        let encoders = self.texts.iter().flat_map(TextPlan::encoders);
+        let encoders = encoders.map(|e| (e.name, e.bytes(), "keep the weights in fewer bits, or take fewer tokens"));
+        let smaller = "make a smaller picture";
+        let encode = self.encode.iter().map(move |e| ("encoding the picture", e.bytes(), smaller));
+        let transformer =
+            ("the transformer", self.transformer.bytes(), "keep the weights in fewer bits, or make a smaller picture");
+        let decode = ("decoding the picture", self.decode.bytes(), smaller);
+        encoders.chain(encode).chain([transformer, decode])
     }
 
     /// Whether every part is within `budget` bytes.
@@ -61,24 +77,15 @@ impl Plan {
     /// `OutOfMemory` with the first part that is not.
     pub fn check(&self, budget: Option<u64>) -> Result<()> {
         let budget = budget.unwrap_or(u64::MAX);
-        let encode = self.encode.as_ref().map(RunPlan::bytes);
-        let parts = [
-            ("encoding the picture", encode.unwrap_or(0)),
-            ("the transformer", self.transformer.bytes()),
-            ("decoding the picture", self.decode.bytes()),
-        ];
-        let Some((part, bytes)) = parts.into_iter().find(|(_, bytes)| *bytes > budget) else { return Ok(()) };
-        bail!(
-            OutOfMemory,
-            "{part} takes {bytes} bytes on the GPU, of which {budget} may be used: make a smaller picture"
-        )
+        let Some((part, bytes, help)) = self.parts().find(|(_, bytes, _)| *bytes > budget) else { return Ok(()) };
+        bail!(OutOfMemory, "{part} takes {bytes} bytes on the GPU, of which {budget} may be used: {help}")
     }
 
-    /// Floating-point operations of the run, without those of text encoders: divided by what a GPU can do, the time that no
-    /// program can go below.
+    /// Floating-point operations of the run: divided by what a GPU can do, the time that no program can go below.
     pub fn flops(&self) -> u64 {
         let steps = (self.steps * self.runs) as u64 * self.transformer.flops;
-        self.encode.as_ref().map_or(0, |e| e.flops) + self.images as u64 * (steps + self.decode.flops)
+        let texts: u64 = self.texts.iter().flat_map(TextPlan::encoders).map(|e| e.flops).sum();
+        texts + self.encode.as_ref().map_or(0, |e| e.flops) + self.images as u64 * (steps + self.decode.flops)
     }
 }
 

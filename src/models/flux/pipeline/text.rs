@@ -8,12 +8,13 @@ use crate::{
     error::{Result, bail},
     nn::Storage,
     text::{
-        Cache, Clip, Encoder, LanguageModel, Run, T5,
+        Cache, Clip, Encoder, EncoderPlan, LanguageModel, Run, T5,
         cache::{flux1_key, flux2_key},
-        flux1, flux2,
+        flux1, flux2, plan_flux1, plan_flux2,
     },
     weights::HostDType,
 };
+use serde::Serialize;
 use std::{path::PathBuf, sync::Arc};
 
 /// Where the parts are that embed texts. They are opened when a text is to be embedded, and closed after it.
@@ -86,7 +87,64 @@ impl Text {
     }
 }
 
+/// What embedding a text takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextPlan {
+    /// Nothing: it is given embedded.
+    Given,
+    /// Nothing: it was embedded before.
+    Cached,
+    /// These encoders run, one after the other.
+    Encoded(Vec<EncoderPlan>),
+}
+
+impl TextPlan {
+    /// The encoders that run.
+    pub fn encoders(&self) -> &[EncoderPlan] {
+        match self {
+            Self::Given | Self::Cached => &[],
+            Self::Encoded(encoders) => encoders,
+        }
+    }
+}
+
 impl TextEncoders {
+    /// What [`embed`](Self::embed) takes. Reads the headers of the weights only, and the cache.
+    ///
+    /// # Errors
+    /// `Argument` for a length that is too small or above [`MOST_TOKENS`](crate::text::MOST_TOKENS).
+    pub fn plan(&self, run: Run<'_>, text: &str, length: usize, cache: Option<&Cache>) -> Result<TextPlan> {
+        let run = self.stored(run);
+        if let Some(cache) = cache
+            && cache.get(&self.key(&run, text, length)?).is_some()
+        {
+            return Ok(TextPlan::Cached);
+        }
+        Ok(TextPlan::Encoded(match self {
+            Self::Flux1 { clip, t5 } => plan_flux1(run.gpu, run.storage, clip, t5, length)?,
+            Self::Flux2(encoder) => plan_flux2(run.gpu, run.storage, encoder, text, length)?,
+        }))
+    }
+
+    /// With the storage that is meant: bf16 is kept as f16.
+    fn stored<'a>(&self, run: Run<'a>) -> Run<'a> {
+        let weights = match self {
+            Self::Flux1 { t5, .. } => t5.model.weights(),
+            Self::Flux2(encoder) => encoder.model.weights(),
+        };
+        let bf16 = weights.summary().dtypes.contains_key(&HostDType::BF16);
+        let storage = if run.storage == Storage::AsStored && bf16 { Storage::F16 } else { run.storage };
+        Run { storage, ..run }
+    }
+
+    fn key(&self, run: &Run<'_>, text: &str, length: usize) -> Result<String> {
+        match self {
+            Self::Flux1 { clip, t5 } => flux1_key(run, clip, t5, text, length),
+            Self::Flux2(encoder) => flux2_key(run, encoder, text, length),
+        }
+    }
+
     /// Embeds a text in `length` tokens: from `cache`, if it was embedded before.
     ///
     /// bf16 weights are kept as f16 unless `run.storage` says something else: half the memory of f32.
@@ -95,17 +153,8 @@ impl TextEncoders {
     /// `Argument` for a length that is too small or above [`MOST_TOKENS`](crate::text::MOST_TOKENS), `Numeric` naming the
     /// layer from which values are not finite, `Cancelled`, and what the device reports.
     pub async fn embed(&self, run: Run<'_>, text: &str, length: usize, cache: Option<&Cache>) -> Result<Embeddings> {
-        let weights = match self {
-            Self::Flux1 { t5, .. } => t5.model.weights(),
-            Self::Flux2(encoder) => encoder.model.weights(),
-        };
-        let bf16 = weights.summary().dtypes.contains_key(&HostDType::BF16);
-        let storage = if run.storage == Storage::AsStored && bf16 { Storage::F16 } else { run.storage };
-        let run = Run { storage, ..run };
-        let key = match self {
-            Self::Flux1 { clip, t5 } => flux1_key(&run, clip, t5, text, length)?,
-            Self::Flux2(encoder) => flux2_key(&run, encoder, text, length)?,
-        };
+        let run = self.stored(run);
+        let key = self.key(&run, text, length)?;
         if let Some(known) = cache.and_then(|cache| cache.get(&key)) {
             return Ok(known);
         }
