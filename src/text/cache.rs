@@ -6,14 +6,13 @@
 use super::{Clip, Embeddings, Encoder, LanguageModel, Run, T5};
 use crate::{
     error::{ErrorKind, IntoError, Result},
-    weights::Weights,
+    weights::{Fnv, Weights},
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::HashMap,
     fmt::Write as _,
     fs::Metadata,
-    hash::{DefaultHasher, Hash, Hasher},
     io::Write as _,
     path::{Path, PathBuf},
 };
@@ -79,9 +78,9 @@ impl Cache {
     }
 
     fn path(&self, key: &str) -> PathBuf {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        self.folder.join(format!("{:016x}.safetensors", hasher.finish()))
+        let mut hash = Fnv::default();
+        hash.add(key.as_bytes());
+        self.folder.join(format!("{hash}.safetensors"))
     }
 
     /// Another run may do the same at the same time: what is gone already is as well.
@@ -159,7 +158,7 @@ fn key(run: &Run<'_>, weights: &[&Weights], configs: &str, ids: &[Vec<u32>]) -> 
             let absolute = file.canonicalize().error(ErrorKind::Io, told)?;
             let _ = writeln!(key, "{} {} {}", absolute.display(), meta.len(), times(&meta));
         }
-        let _ = writeln!(key, "{:016x}", sample(w)?);
+        let _ = writeln!(key, "{}", w.digest()?);
     }
     for ids in ids {
         let _ = writeln!(key, "{ids:?}");
@@ -187,21 +186,6 @@ fn times(meta: &Metadata) -> String {
 #[cfg(not(unix))]
 fn times(meta: &Metadata) -> String {
     format!("{:?} {:?}", meta.modified().ok(), meta.created().ok())
-}
-
-/// A digest of the beginning, the middle and the end of every tensor.
-fn sample(w: &Weights) -> Result<u64> {
-    const PIECE: usize = 256;
-    let mut hasher = DefaultHasher::new();
-    for name in w.names() {
-        let tensor = w.tensor(&name)?;
-        let bytes = tensor.bytes();
-        (&name, tensor.shape(), format!("{:?}", tensor.dtype())).hash(&mut hasher);
-        for start in [0, bytes.len() / 2, bytes.len().saturating_sub(PIECE)] {
-            bytes[start..bytes.len().min(start + PIECE)].hash(&mut hasher);
-        }
-    }
-    Ok(hasher.finish())
 }
 
 #[cfg(test)]
@@ -262,7 +246,7 @@ mod tests {
             let view = TensorView::new(Dtype::F32, vec![600], bytemuck::cast_slice(&values)).unwrap();
             std::fs::write(&path, safetensors::serialize([("a", view)], None).unwrap()).unwrap();
             std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
-            samples.push((sample(&Weights::open(&path).unwrap()).unwrap(), times(&path.metadata().unwrap())));
+            samples.push((Weights::open(&path).unwrap().digest().unwrap(), times(&path.metadata().unwrap())));
         }
         assert_ne!(samples[0].0, samples[1].0);
         #[cfg(unix)]

@@ -14,6 +14,7 @@
 //! Foreign names are translated by a [`Names`] table, one per model, by name and never by order.
 
 mod bytes;
+mod digest;
 mod dtype;
 mod expect;
 mod gguf;
@@ -32,6 +33,8 @@ mod tests;
 mod torch;
 
 pub use bytes::Bytes;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use digest::Fnv;
 pub use dtype::HostDType;
 pub use gguf::Meta;
 pub use names::{Alias, Names, Rule};

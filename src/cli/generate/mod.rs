@@ -20,7 +20,7 @@ use impasto::{
         sampling::Recipe,
     },
 };
-use model::{ModelArgs, open_tensors};
+use model::{ModelArgs, model_hash, open_tensors};
 use outputs::Outputs;
 use picture::PictureArgs;
 use report::{GpuBytes, Report};
@@ -203,7 +203,8 @@ impl Run<'_> {
         Ok(Recipe {
             version: env!("CARGO_PKG_VERSION").into(),
             model: args.model.model.clone(),
-            model_hash: None,
+            model_hash: model_hash(&self.model),
+            weights: Some(self.model.transformer.digest()?),
             quantize: args.model.quantized(),
             prompt: args.prompt.clone().unwrap_or_default(),
             negative_prompt: args.picture.negative.clone(),

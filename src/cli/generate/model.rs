@@ -17,7 +17,7 @@ use impasto::{
     nn::Storage,
     weights::{HostDType, Weights, source},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `generate` uses when nothing else is said.
 const DEFAULT_MODEL: &str = "black-forest-labs/FLUX.2-klein-4B";
@@ -170,8 +170,17 @@ impl ModelArgs {
     }
 }
 
+/// The first ten digits of the SHA-256 of the transformer's file, if the Hub's cache tells it: a download is checked
+/// against it, and named after it.
+pub(super) fn model_hash(model: &Model) -> Option<String> {
+    let blob = Path::new(model.transformer.origin()).canonicalize().ok()?;
+    let name = blob.file_name()?.to_str()?;
+    let sha256 = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    (sha256 && blob.parent()?.ends_with("blobs")).then(|| name[..10].to_owned())
+}
+
 /// Tensors that the user gives in place of a part's result.
-pub(super) fn open_tensors(path: &std::path::Path, flag: &str) -> Outcome<Weights> {
+pub(super) fn open_tensors(path: &Path, flag: &str) -> Outcome<Weights> {
     Weights::open(path).map_err(|e: Error| {
         let hint = if e.kind() == ErrorKind::NotFound { "" } else { ": not a safetensors file that can be read" };
         Failure::Error(e.context(format!("{flag}{hint}")))

@@ -14,9 +14,13 @@ pub struct Recipe {
     pub version: String,
     /// The model as it was asked for: an id or the name of a file.
     pub model: String,
-    /// A hash of its weights, if one was computed.
+    /// The first ten digits of the SHA-256 of the transformer's file, where that is known. Only this is what other tools take
+    /// for the hash of a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_hash: Option<String>,
+    /// The [`digest`](crate::weights::Weights::digest) of the transformer's weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// `q8` or `q4`, if the weights were quantised when they were loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<String>,
@@ -141,6 +145,7 @@ mod tests {
             version: "0.1.0".into(),
             model: "black-forest-labs/FLUX.1-dev".into(),
             model_hash: None,
+            weights: Some("0123456789abcdef".into()),
             quantize: Some("q8".into()),
             prompt: "a fox,\nin the snow".into(),
             negative_prompt: Some("blurry".into()),
@@ -184,6 +189,8 @@ mod tests {
             Model: black-forest-labs/FLUX.1-dev, Denoising strength: 0.6, Batch size: 4, Batch pos: 2, \
             Version: impasto 0.1.0";
         assert_eq!(recipe().parameters(), text);
+        let known = Recipe { model_hash: Some("4610115bb0".into()), ..recipe() };
+        assert!(known.parameters().contains("Size: 1024x768, Model hash: 4610115bb0, Model: black"));
         let odd = Recipe { model: "C:\\a, b.gguf".into(), prompt: "nul \0".into(), ..recipe() };
         assert!(odd.parameters().contains(r#", Model: "C:\\a, b.gguf", "#));
         assert!(odd.parameters().starts_with("nul \u{fffd} <"));
