@@ -173,7 +173,11 @@ impl ModelArgs {
 /// The first ten digits of the SHA-256 of the transformer's file, if the Hub's cache tells it: a download is checked
 /// against it, and named after it.
 pub(super) fn model_hash(model: &Model) -> Option<String> {
-    let blob = Path::new(model.transformer.origin()).canonicalize().ok()?;
+    blob_hash(Path::new(model.transformer.origin()))
+}
+
+fn blob_hash(file: &Path) -> Option<String> {
+    let blob = file.canonicalize().ok()?;
     let name = blob.file_name()?.to_str()?;
     let sha256 = name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit());
     (sha256 && blob.parent()?.ends_with("blobs")).then(|| name[..10].to_owned())
@@ -190,6 +194,23 @@ pub(super) fn open_tensors(path: &Path, flag: &str) -> Outcome<Weights> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_hub_s_cache_tells_a_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let sha256 = "4610115bb0c89560703c892c59ac2742fa821e60ef5871b33493ba544683abd7";
+        let hash = |path: &str| {
+            let path = folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            blob_hash(&path)
+        };
+        assert_eq!(hash(&format!("blobs/{sha256}")).as_deref(), Some("4610115bb0"));
+        // Small files are blobs by another hash; and any file may have such a name.
+        assert_eq!(hash(&format!("blobs/{}", &sha256[..40])), None);
+        assert_eq!(hash(&format!("models/{sha256}")), None);
+        assert_eq!(blob_hash(Path::new("embedded weights")), None);
+    }
 
     #[test]
     fn loras_have_strengths() {

@@ -125,6 +125,8 @@ fn the_same_command_makes_the_same_file() {
     assert_eq!((recipe.model.as_str(), recipe.prompt.as_str()), ("mini", "fox"));
     assert_eq!((recipe.seed, recipe.images, recipe.index, recipe.steps), (7, 2, 1, 3));
     assert_eq!((recipe.width, recipe.height, recipe.guidance), (128, 128, Some(3.5)));
+    let digest = impasto::models::flux::mini().unwrap().transformer.digest().unwrap();
+    assert_eq!((recipe.weights, recipe.model_hash), (Some(digest), None));
     assert!(metadata.parameters.starts_with("fox\nSteps: 3, "), "{}", metadata.parameters);
 
     // Other seeds, other pictures; a picture to begin with, another one.

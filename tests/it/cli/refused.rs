@@ -103,6 +103,9 @@ fn what_cannot_work_is_refused() {
         ("--save-tensors full.png", 1, "cannot write full.png"),
     ];
     refused(&place, &defaults, &cases);
+    // A text encoder that does not fit is named before anything runs.
+    let defaults = [(" --model", "mini"), (" --out", "out.png")];
+    refused(&place, &defaults, &[("--max-vram 100kB", 1, "CLIP takes")]);
 }
 
 /// 16 megapixels: warned of, planned, and refused before anything is computed where they do not fit.
