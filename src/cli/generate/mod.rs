@@ -93,9 +93,9 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     progress.stage("planning");
     let plan = Plan::new(&gpu, &model, &options, texts.plan()?, tokens)?;
     if args.outputs.dry_run {
-        let (name, adapter) = (args.model.model.as_str(), gpu.info().name.as_str());
+        let (name, adapter) = (args.model.name(), gpu.info().name.as_str());
         return progress
-            .beside(|| report::dry_run((name, &model), adapter, options.size, tokens, &plan, args.outputs.json));
+            .beside(|| report::dry_run((&name, &model), adapter, options.size, tokens, &plan, args.outputs.json));
     }
     plan.check(options.budget)?;
     let load = clock.elapsed().as_secs_f64() * 1e3;
@@ -202,7 +202,7 @@ impl Run<'_> {
         let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Recipe {
             version: env!("CARGO_PKG_VERSION").into(),
-            model: args.model.model.clone(),
+            model: args.model.name(),
             model_hash: model_hash(&self.model),
             weights: Some(self.model.transformer.digest()?),
             quantize: args.model.quantized(),
@@ -239,7 +239,7 @@ impl Run<'_> {
             made.timings.iter().map(|(stage, time)| (*stage, rounded(*time))).collect();
         timings_ms.insert("total", rounded(total));
         let report = Report {
-            model: &self.args.model.model,
+            model: &self.args.model.name(),
             adapter: &self.gpu.info().name,
             prompt: self.args.prompt.as_deref().unwrap_or_default(),
             seed: self.options.seed,

@@ -116,6 +116,14 @@ impl ModelArgs {
         Ok(Model::open(&locations)?)
     }
 
+    /// What the model is called: by the transformer's file, if one is named.
+    pub(super) fn name(&self) -> String {
+        match &self.transformer {
+            Some(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            None => self.model.clone(),
+        }
+    }
+
     /// How the transformer's matrices are kept.
     pub(super) fn storage(&self, model: &Model) -> Storage {
         match self.asked() {

@@ -208,6 +208,12 @@ fn a_dry_run_says_what_it_would_take() {
     assert!(text.contains("transformer: ") && text.contains("FLOP in all"), "{text}");
     let small = place.json(&format!("{MINI} --dry-run --quantize q4"));
     assert!(small["plan"]["transformer"]["weights"].as_u64().unwrap() < figure("transformer", "weights") / 2);
+    // Parts are called by their files.
+    let parts = "--transformer model/transformer/model.safetensors --vae model/vae --embeds embeds.safetensors";
+    assert_eq!(place.json(&format!("generate {parts} --dry-run"))["model"], "model.safetensors");
+    // Beyond what one binding holds.
+    let run = place.run(&format!("{MINI} --dry-run --width 8192 --height 8192").split(' ').collect::<Vec<_>>());
+    assert!(run.code == 1 && run.stderr.contains("a picture of 8192x8192 is too large"), "{}", run.stderr);
     assert_eq!(place.files(), before);
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Model, Options, TextPlan};
 use crate::{
-    error::{Result, bail},
+    error::{Error, ErrorKind, Result, bail},
     gpu::Gpu,
     models::flux::{
         Denoiser, DenoiserOptions, DenoiserPlan, Size,
@@ -41,12 +41,20 @@ impl Plan {
     pub fn new(gpu: &Gpu, model: &Model, options: &Options, texts: Vec<TextPlan>, tokens: usize) -> Result<Self> {
         let settings = options.settings(model)?;
         let size = Size { batch: 1, text: tokens, image: options.size.tokens() };
-        let autoencoder = |way| model.autoencoder.plan(gpu, way, options.size, options.budget);
+        let too_large = |e: Error| match e.kind() {
+            ErrorKind::OutOfMemory => {
+                let (width, height) = (options.size.width(), options.size.height());
+                e.context(format!("a picture of {width}x{height} is too large for this device, make a smaller one"))
+            }
+            _ => e,
+        };
+        let autoencoder = |way| model.autoencoder.plan(gpu, way, options.size, options.budget).map_err(too_large);
+        let transformer = Denoiser::plan(gpu, &model.transformer, &model.config, size, &options.denoiser());
         let encodes = options.start.is_some() && options.init_latents.is_none();
         Ok(Self {
             texts,
             encode: encodes.then(|| autoencoder(Direction::Encode)).transpose()?,
-            transformer: Denoiser::plan(gpu, &model.transformer, &model.config, size, &options.denoiser())?,
+            transformer: transformer.map_err(too_large)?,
             steps: settings.schedule.steps(),
             runs: if settings.true_cfg.is_some() { 2 } else { 1 },
             decode: autoencoder(Direction::Decode)?,
