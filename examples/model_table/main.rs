@@ -3,7 +3,7 @@
 //! The weights are not needed. Files of the released shapes are written as headers followed by a hole, which takes no room
 //! on the disk, and the plan reads no more than headers.
 //!
-//!     cargo run --release --example model_table
+//!     cargo run --example model_table
 
 mod shapes;
 
