@@ -1,7 +1,7 @@
 // Attention, softmax(scale q k^T) v, in one pass over the keys (online softmax): no score matrix in memory.
-// q, k, v: rows of a head's width, anywhere (offset, batch, row and head strides, counted in vec4s)
-// y: (batch, queries, heads * width), or with SPLIT the partial results that attention_merge combines:
-//    (split, batch, queries, heads, width + 4), each row the sum of weighted v, then (m, l, 0, 0)
+// q, k, v: rows of a head's width, anywhere (offset, batch, row and head strides, counted in vec4s); v may be narrower or wider
+// y: (batch, queries, heads * width of v), or with SPLIT the partial results that attention_merge combines:
+//    (split, batch, queries, heads, width of v + 4), each row the sum of weighted v, then (m, l, 0, 0)
 //
 // This file: operands and where a workgroup works. The loops: attention_tile.wgsl (workgroup memory, TILE) and
 // attention_lane.wgsl (no barrier, LANE). Workgroup (x, y, z): block of queries, head, (batch, window or split).
@@ -43,8 +43,8 @@ struct Params {
     // Inverses of the sides.
     key_inverse: f32,
     query_inverse: f32,
-    // 1, which no compiler can know: a bound times this keeps a loop rolled.
-    one: u32,
+    // Of a head of v and of the result, in vec4s.
+    values: u32,
     // (x, y)
     key_grid: vec2<u32>,
     query_grid: vec2<u32>,
@@ -224,8 +224,8 @@ fn weight(x: f32) -> f32 {
 fn result_row(at: Place, token: u32) -> u32 {
     let row = select(token, 0u, token == NOWHERE);
 #if SPLIT
-    return (((at.split * p.batch + at.batch) * p.tokens + row) * p.heads + at.head) * (p.width + 1u);
+    return (((at.split * p.batch + at.batch) * p.tokens + row) * p.heads + at.head) * (p.values + 1u);
 #else
-    return ((at.batch * p.tokens + row) * p.heads + at.head) * p.width;
+    return ((at.batch * p.tokens + row) * p.heads + at.head) * p.values;
 #endif
 }

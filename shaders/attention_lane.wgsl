@@ -122,7 +122,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endif
 #endfor
 
-        for (var i = 0u; i < p.width; i++) {
+        for (var i = 0u; i < p.values; i++) {
 #for b in 0..BLOCKS
             // Nothing is there yet at the first step.
 #if PAD
@@ -155,7 +155,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #if SPLIT
 #for b in 0..BLOCKS
     if token_#{b} != NOWHERE {
-        y[row_#{b} + p.width] = vec4(m_#{b}, l_#{b}, 0.0, 0.0);
+        y[row_#{b} + p.values] = vec4(m_#{b}, l_#{b}, 0.0, 0.0);
     }
 #endfor
 #endif

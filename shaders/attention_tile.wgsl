@@ -1,7 +1,7 @@
 // The GPU way: two register-blocked matrix products a tile of BQ queries and BK keys.
 //
 // Thread (rg, cg) of RG x CG owns ROWS queries r * RG + rg, in both products: the scores of KEYS keys c * CG + cg, and
-// the vec4s n * CG + cg of the result. So the running maximum and sum of a query live in registers of its CG threads.
+// the vec4s n * CG + cg of the result (V4 wide, D4 as a rule). So the running maximum and sum of a query live in registers of its CG threads.
 // Scores go by chunks of CH vec4s of the width (q and k in `sh`), values by chunks of VK keys (their weights and v in
 // `sh`): small ones, so that registers and not workgroup memory say how many workgroups run at a time. Until its chunk a
 // weight stays in the thread's registers. ST is odd and weights are stored at a column xor row: eight neighbouring threads
@@ -19,7 +19,8 @@
 #define BQ RG * ROWS
 #define BK CG * KEYS
 #define ST CH / 2 * 2 + 1
-#define NV (D4 + CG - 1) / CG
+#define V4 D4
+#define NV (V4 + CG - 1) / CG
 #define VST NV * CG
 #define RED SHARED - THREADS
 // Threads whose weights make a chunk.
@@ -67,7 +68,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let kr_#{n} = row_of_key(at, key_token(at, t0 + ke_#{n} / #{CH}u), p.k);
 #endfor
         // Kept rolled: four chunks in a row cost 40 registers, for loads issued far ahead.
-        for (var c0 = 0u; c0 < #{D4}u * p.one; c0 += #{CH}u) {
+        for (var c0 = 0u; c0 < p.width; c0 += #{CH}u) {
             // Loads before the barrier: they overlap with what the others still compute.
 #for n in 0..QN
 #if LEAN
@@ -160,10 +161,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         for (var v0 = 0u; v0 < #{BK}u; v0 += #{VK}u) {
 #for n in 0..VN
             let ve_#{n} = tid + #{n * THREADS}u;
-#if VST == D4
+#if VST == V4
             let vi_#{n} = ve_#{n} % #{VST}u;
 #else
-            let vi_#{n} = min(ve_#{n} % #{VST}u, #{D4 - 1}u);
+            let vi_#{n} = min(ve_#{n} % #{VST}u, #{V4 - 1}u);
 #endif
             let vj_#{n} = v0 + ve_#{n} / #{VST}u;
             let vt_#{n} = t0 + vj_#{n} % #{KEYS}u * #{CG}u + vj_#{n} / #{KEYS}u;
@@ -236,14 +237,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
         let start = result_row(at, token_#{r});
 #if SPLIT
         if cg == 0u {
-            y[start + #{D4}u] = vec4(m_#{r}, sums[#{r}], 0.0, 0.0);
+            y[start + #{V4}u] = vec4(m_#{r}, sums[#{r}], 0.0, 0.0);
         }
         let share = 1.0;
 #else
         let share = 1.0 / sums[#{r}];
 #endif
 #for n in 0..NV
-        if cg + #{n * CG}u < #{D4}u {
+        if cg + #{n * CG}u < #{V4}u {
             y[start + cg + #{n * CG}u] = o_#{r}_#{n} * share;
         }
 #endfor

@@ -94,7 +94,7 @@ struct Params {
     windows: u32,
     key_inverse: f32,
     query_inverse: f32,
-    one: u32,
+    values: u32,
     key_grid: [u32; 2],
     query_grid: [u32; 2],
     /// offset, head, row; in elements.
@@ -121,21 +121,22 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
     masked_attention(g, a.into())
 }
 
-/// The same with a mask, a bias, or heads that share keys: `softmax(scale q kᵀ + bias) v`. A causal mask is that of
+/// The same with a mask, a bias, heads that share keys, or values of another width: `softmax(scale q kᵀ + bias) v`. A causal mask is that of
 /// `scaled_dot_product_attention(is_causal=True)`; shared heads are repeated as `enable_gqa=True` does it.
 ///
 /// # Errors
 /// Those of [`attention`]; `Shape` if the heads cannot be shared so or the bias is too short, `Argument` with windows.
 pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
     g.call(&KERNEL, &(masked,))?;
-    let Masked { mut call, causal, share, bias } = masked;
+    let Masked { mut call, causal, share, bias, value_dim } = masked;
     check(g, &masked)?;
     if causal {
         // Beyond, no query looks.
         call.keys = call.keys.min(call.queries);
     }
     let a = call;
-    let (width, target) = (a.head_dim / 4, g.target().clone());
+    let value_dim = value_dim.unwrap_or(a.head_dim);
+    let (width, values, target) = (a.head_dim / 4, value_dim / 4, g.target().clone());
     // Queries and keys that meet: of a window, or of a batch element.
     let (queries, keys, windows) = match a.windows {
         Some(w) => ((w.size / w.pool).pow(2), w.size.pow(2), w.grid.map(|n| n.div_ceil(w.size))),
@@ -152,9 +153,11 @@ pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
         // Beside its sums an invocation keeps few operands: it may have twice those of a product.
         let crowded = |t: &Tiling| t.sums > 2 * target.family.rules().sums as usize && !asked;
         let suits = |t: &Tiling| v.get("SMALL") == 1 || (queries > least(t) && !crowded(t));
-        Tiling::new(v, width, &target).is_some_and(|t| runs(&t) && suits(&t))
+        Tiling::new(v, [width, values], &target).is_some_and(|t| runs(&t) && suits(&t))
     })?;
-    let Some(tiling) = Tiling::new(variant, width, &target) else { bail!(Internal, "attention: a variant that fits") };
+    let Some(tiling) = Tiling::new(variant, [width, values], &target) else {
+        bail!(Internal, "attention: a variant that fits")
+    };
 
     let blocks = queries.div_ceil(tiling.queries);
     let groups = blocks * a.heads * a.batch * windows[0] * windows[1];
@@ -184,7 +187,7 @@ pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
         windows: (windows[0] * windows[1]) as u32,
         key_inverse: 1.0 / side as f32,
         query_inverse: 1.0 / (side / pool) as f32,
-        one: 1,
+        values: values as u32,
         key_grid: [width_of_grid, height],
         query_grid: [width_of_grid, height].map(|n| n / pool as u32),
         // A row of -1 is the largest u32: sums wrap.
@@ -198,8 +201,8 @@ pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
     defines.extend(bias.map(|_| ("BIAS", 1)));
     let rows = a.batch * a.queries * a.heads;
     let y = match splits {
-        1 => g.temp([a.batch, a.queries, a.heads * a.head_dim], DType::F32),
-        _ => g.temp([splits, rows, a.head_dim + 4], DType::F32),
+        1 => g.temp([a.batch, a.queries, a.heads * value_dim], DType::F32),
+        _ => g.temp([splits, rows, value_dim + 4], DType::F32),
     };
     let mut reads = vec![a.q.value, a.k.value, a.v.value];
     reads.extend(padded.map(|w| w.pad));
@@ -212,43 +215,48 @@ pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
         reads,
         writes: vec![y],
         grid: [blocks, a.heads, a.batch * windows[0] * windows[1] * splits].map(|n| n as u32),
-        flops: 4 * (rows * keys * a.head_dim) as u64 / if causal { 2 } else { 1 },
+        flops: 2 * (rows * keys * (a.head_dim + value_dim)) as u64 / if causal { 2 } else { 1 },
         scope: String::new(),
     })?;
     match splits {
         1 => Ok(y),
         _ => {
             let merged = attention_merge(g, y)?;
-            g.reshape(merged, [a.batch, a.queries, a.heads * a.head_dim])
+            g.reshape(merged, [a.batch, a.queries, a.heads * value_dim])
         }
     }
 }
 
 fn check(g: &Graph, masked: &Masked) -> Result<()> {
-    let Masked { call: a, share, bias, causal } = masked;
-    let plain = !causal && *share == 1 && bias.is_none();
-    ensure!(plain || a.windows.is_none(), Argument, "attention: windows with a mask, a bias or shared heads");
-    ensure!(*share > 0 && a.heads % share == 0, Shape, "attention: {} heads of q, {share} for one of k", a.heads);
-    let sizes = [a.batch, a.heads, a.head_dim, a.queries, a.keys];
-    ensure!(sizes.iter().all(|n| *n > 0), Shape, "attention: an axis is empty: {a:?}");
+    let Masked { call: a, share, bias, causal, value_dim } = masked;
+    let plain = !causal && *share == 1 && bias.is_none() && value_dim.is_none();
     ensure!(
-        a.head_dim.is_multiple_of(4) && a.head_dim <= 512,
-        Shape,
-        "attention: heads of {} elements, not a multiple of 4 up to 512",
-        a.head_dim
+        plain || a.windows.is_none(),
+        Argument,
+        "attention: windows with a mask, a bias, shared heads or values of another width"
     );
+    ensure!(*share > 0 && a.heads % share == 0, Shape, "attention: {} heads of q, {share} for one of k", a.heads);
+    let value_dim = value_dim.unwrap_or(a.head_dim);
+    let sizes = [a.batch, a.heads, a.head_dim, value_dim, a.queries, a.keys];
+    ensure!(sizes.iter().all(|n| *n > 0), Shape, "attention: an axis is empty: {a:?}");
+    for width in [a.head_dim, value_dim] {
+        let fits = width.is_multiple_of(4) && width <= 512;
+        ensure!(fits, Shape, "attention: heads of {width} elements, not a multiple of 4 up to 512");
+    }
     ensure!(a.scale.is_finite(), Argument, "attention: the scale is {}", a.scale);
     let kv_heads = a.heads / share;
-    for (name, o, tokens, heads) in
-        [("q", &a.q, a.queries, a.heads), ("k", &a.k, a.keys, kv_heads), ("v", &a.v, a.keys, kv_heads)]
-    {
+    for (name, o, tokens, heads, width) in [
+        ("q", &a.q, a.queries, a.heads, a.head_dim),
+        ("k", &a.k, a.keys, kv_heads, a.head_dim),
+        ("v", &a.v, a.keys, kv_heads, value_dim),
+    ] {
         let strides = [o.offset, o.batch, o.row, o.head];
         ensure!(
             strides.iter().all(|n| n % 4 == 0),
             Shape,
             "attention: offset and strides of {name} are not multiples of 4: {strides:?}"
         );
-        let end = o.offset + (a.batch - 1) * o.batch + (tokens - 1) * o.row + (heads - 1) * o.head + a.head_dim;
+        let end = o.offset + (a.batch - 1) * o.batch + (tokens - 1) * o.row + (heads - 1) * o.head + width;
         let (shape, dtype) = (g.shape(o.value), g.dtype(o.value));
         ensure!(
             dtype == DType::F32 && end <= shape.count() && end / 4 <= u32::MAX as usize,

@@ -19,6 +19,9 @@ pub mod mask_stats;
 pub mod matmul;
 pub mod matmul_merge;
 pub mod max_pool2d;
+pub mod memory_mask;
+pub mod memory_store;
+pub mod memory_tokens;
 pub mod modulate;
 pub mod qk_norm_rope;
 pub mod quantize_rows;
@@ -83,6 +86,16 @@ pub const ALL: &[Entry] = &[
     entry!(matmul matmul_batched(x, w, batched, epilogue)),
     Entry { kernel: &matmul_merge::KERNEL, cases: matmul_merge::cases, replay: None },
     entry!(max_pool2d(x, offset, channels)),
+    entry!(memory_mask(x, hard, side, scale, shift)),
+    entry!(memory_store(x, places, mark, bank, bf16)),
+    Entry {
+        kernel: &memory_tokens::KERNEL,
+        cases: memory_tokens::cases,
+        replay: Some(|g, recorded| {
+            let (bank, places, pointers) = recorded.args()?;
+            Ok(memory_tokens::memory_tokens(g, bank, places, pointers)?.0)
+        }),
+    },
     entry!(modulate(x, modulation, eps)),
     entry!(qk_norm_rope(x, weight, table, heads, split, eps)),
     Entry { kernel: &quantize_rows::KERNEL, cases: quantize_rows::cases, replay: None },

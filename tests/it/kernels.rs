@@ -21,7 +21,7 @@ macro_rules! kernels {
 
 kernels! {
     attention attention_merge conv2d conv_transpose2d depthwise_conv2d elementwise group_norm group_stats layer_norm mask_stats
-    matmul matmul_merge max_pool2d modulate qk_norm_rope quantize_rows resize rms_norm roofline rope
+    matmul matmul_merge max_pool2d memory_mask memory_store memory_tokens modulate qk_norm_rope quantize_rows resize rms_norm roofline rope
     rope_halves
 }
 

@@ -30,6 +30,7 @@ struct Call {
     share: usize,
     /// The input with the bias, its offset and strides of head and row.
     bias: Option<(usize, usize, usize, isize)>,
+    value_dim: Option<usize>,
 }
 
 impl Call {
@@ -49,7 +50,7 @@ impl Call {
             windows: self.windows.map(|(grid, size, pool, pad)| Windows { grid, size, pool, pad: inputs[pad] }),
         };
         let bias = self.bias.map(|(input, offset, head, row)| Bias { value: inputs[input], offset, head, row });
-        masked_attention(g, Masked { call, causal: self.causal, share: self.share, bias })
+        masked_attention(g, Masked { call, causal: self.causal, share: self.share, bias, value_dim: self.value_dim })
     }
 
     /// The keys that query `t` meets: a token, or `None` for a padded one.
@@ -67,19 +68,20 @@ impl Call {
     }
 
     fn twin(&self, inputs: &[Input]) -> Vec<Vec<f32>> {
-        let row = |p: Part, b: usize, h: usize, token: Option<usize>| {
+        let values = self.value_dim.unwrap_or(self.head_dim);
+        let row = |p: Part, b: usize, h: usize, token: Option<usize>, width: usize| {
             let (input, start) = match (token, self.windows) {
                 (None, Some((.., pad))) => (pad, p.offset + h * p.head),
                 (token, _) => (p.input, p.offset + b * p.batch + token.unwrap_or(0) * p.row + h * p.head),
             };
-            &inputs[input].values[start..start + self.head_dim]
+            &inputs[input].values[start..start + width]
         };
         let mut y = Vec::new();
         for b in 0..self.batch {
             for t in 0..self.queries {
                 let met = self.met(t);
                 for h in 0..self.heads {
-                    let (q, kv) = (row(self.q, b, h, Some(t)), h / self.share);
+                    let (q, kv) = (row(self.q, b, h, Some(t), self.head_dim), h / self.share);
                     let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
                     let bias = |n: Option<usize>| match (self.bias, n) {
                         (Some((input, offset, head, row)), Some(n)) => {
@@ -88,14 +90,16 @@ impl Call {
                         }
                         _ => 0.0,
                     };
-                    let score = |&n: &Option<usize>| dot(row(self.k, b, kv, n)) * f64::from(self.scale) + bias(n);
+                    let score = |&n: &Option<usize>| {
+                        dot(row(self.k, b, kv, n, self.head_dim)) * f64::from(self.scale) + bias(n)
+                    };
                     let scores: Vec<f64> = met.iter().map(score).collect();
                     let most = scores.iter().copied().fold(f64::MIN, f64::max);
-                    let (mut sum, mut o) = (0.0, vec![0.0; self.head_dim]);
+                    let (mut sum, mut o) = (0.0, vec![0.0; values]);
                     for (score, &n) in scores.iter().zip(&met) {
                         let weight = (score - most).exp();
                         sum += weight;
-                        for (o, v) in o.iter_mut().zip(row(self.v, b, kv, n)) {
+                        for (o, v) in o.iter_mut().zip(row(self.v, b, kv, n, values)) {
                             *o += weight * f64::from(*v);
                         }
                     }
@@ -154,8 +158,40 @@ fn plain(name: &str, [batch, heads, queries, keys, head_dim]: [usize; 5], shared
         causal: false,
         share: 1,
         bias: None,
+        value_dim: None,
     }
     .case(name, inputs, TOLERANCE)
+}
+
+/// Values of another width than keys.
+fn narrow(name: &str, [batch, heads, queries, keys, head_dim, values]: [usize; 6]) -> Case {
+    let mut random = Random::new((queries * 31 + keys * 7 + head_dim) as u64);
+    let part = |input, tokens: usize, head| {
+        let row = heads * head;
+        Part { input, offset: 0, batch: tokens * row, row, head }
+    };
+    let mut input = |tokens, width| {
+        let row = heads * width;
+        Input::f32([batch, tokens, row], random.values(batch * tokens * row))
+    };
+    let inputs = vec![input(queries, head_dim), input(keys, head_dim), input(keys, values)];
+    let call = Call {
+        batch,
+        heads,
+        head_dim,
+        queries,
+        keys,
+        scale: 4.0 / (head_dim as f32).sqrt(),
+        q: part(0, queries, head_dim),
+        k: part(1, keys, head_dim),
+        v: part(2, keys, values),
+        windows: None,
+        causal: false,
+        share: 1,
+        bias: None,
+        value_dim: Some(values),
+    };
+    call.case(&format!("{name}, values of {values},"), inputs, TOLERANCE)
 }
 
 /// A fused projection, rows `[q | k | v]` as in Hiera; with windows of `size` if not 0.
@@ -189,6 +225,7 @@ fn fused(name: &str, batch: usize, heads: usize, head_dim: usize, grid: [usize; 
         causal: false,
         share: 1,
         bias: None,
+        value_dim: None,
     }
     .case(name, inputs, TOLERANCE)
 }
@@ -223,6 +260,7 @@ fn masked(name: &str, [batch, heads, share, queries, keys, head_dim]: [usize; 6]
         causal,
         share,
         bias: at,
+        value_dim: None,
     };
     call.case(&format!("{name}, {share} heads share, {bias} bias"), inputs, TOLERANCE)
 }
@@ -242,6 +280,9 @@ pub fn cases() -> Vec<Case> {
         plain("wide heads, many keys", [1, 1, 9, 4096, 256], false, 1.0),
         plain("decoder image to tokens", [2, 8, 129, 9, 16], false, 1.0),
         plain("memory", [1, 1, 33, 70, 256], false, 1.0),
+        narrow("memory", [2, 1, 33, 70, 256, 64]),
+        narrow("memory, split", [1, 1, 9, 1500, 256, 64]),
+        narrow("wider than the keys", [1, 2, 20, 33, 16, 24]),
         plain("vae", [1, 1, 18, 35, 512], false, 1.0),
         // Scores to several hundred: a sum of exp without its maximum overflows.
         plain("outliers", [1, 2, 65, 97, 16], false, 80.0),

@@ -1,4 +1,4 @@
-//! What attention of language models has besides: a mask, a bias, shared heads.
+//! What some attention has besides: a mask, a bias, shared heads, values of another width.
 
 use super::{Attention, Value};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// [`Attention`] as language models have it.
+/// [`Attention`] as language models and SAM 2's memory have it.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Masked {
     /// The call. Without windows.
@@ -24,11 +24,14 @@ pub struct Masked {
     /// Added to the scaled products.
     #[serde(default, skip_serializing_if = "is_default")]
     pub bias: Option<Bias>,
+    /// Width of a head of v and of the result, if it is not that of q and k: a multiple of 4, at most 512.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub value_dim: Option<usize>,
 }
 
 impl From<Attention> for Masked {
     fn from(call: Attention) -> Self {
-        Self { call, causal: false, share: 1, bias: None }
+        Self { call, causal: false, share: 1, bias: None, value_dim: None }
     }
 }
 
@@ -106,6 +109,10 @@ mod tests {
         assert!(!refused(&|m| (m.causal, m.share) = (true, 4)));
         assert!(refused(&|m| m.share = 3));
         assert!(refused(&|m| m.share = 0));
+        assert!(!refused(&|m| m.value_dim = Some(8)));
+        assert!(refused(&|m| m.value_dim = Some(6)));
+        assert!(refused(&|m| m.value_dim = Some(0)));
+        assert!(refused(&|m| m.value_dim = Some(20)));
         assert!(refused(&|m| m.call.windows = Some(Windows { grid: [8, 8], size: 4, pool: 1, pad: m.call.q.value })));
         let mut g = Graph::new(&Target::default());
         let value = g.input("bias", [1], DType::F32);

@@ -2,7 +2,7 @@
 
 use crate::kernel::{Class, MOST_ITERATIONS, Target, Variant};
 
-/// A tile of `RG * ROWS` queries for heads of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
+/// A tile of `RG * ROWS` queries for results of `FROM` to `TO` vec4s; the SMALL are for any number of queries.
 macro_rules! tile {
     ($name:literal, $rg:literal x $cg:literal, $rows:literal x $keys:literal, $from:literal to $to:literal, $small:literal) => {
         Variant {
@@ -64,7 +64,7 @@ pub(super) const VARIANTS: &[Variant] = &[
     lane!("lane", None, "GROUP" = 8, 4 x 4, 1, 0, 0),
 ];
 
-/// How a variant works on heads of `width` vec4s.
+/// How a variant works on heads of `width` vec4s, with results of `result`.
 pub(super) struct Tiling {
     /// Queries of a workgroup.
     pub(super) queries: usize,
@@ -83,7 +83,7 @@ const ROOM: usize = 512;
 
 impl Tiling {
     /// `None` if the variant cannot hold heads of this width.
-    pub(super) fn new(variant: &Variant, width: usize, target: &Target) -> Option<Self> {
+    pub(super) fn new(variant: &Variant, [width, result]: [usize; 2], target: &Target) -> Option<Self> {
         let get = |name| variant.get(name) as usize;
         if variant.defines[0].0 == "LANE" {
             let (lanes, step) = match variant.subgroup {
@@ -91,7 +91,7 @@ impl Tiling {
                 None => (get("GROUP"), get("KEYS")),
             };
             // A step is a turn of the outer loop, and two inner ones over the width.
-            let most_keys = (MOST_ITERATIONS / (1 + 2 * width) * step).max(step);
+            let most_keys = (MOST_ITERATIONS / (1 + width + result) * step).max(step);
             return Some(Self { queries: lanes * get("BLOCKS"), sums: 0, keys: step, most_keys, defines: Vec::new() });
         }
         let (rg, cg, rows) = (get("RG"), get("CG"), get("ROWS"));
@@ -99,17 +99,18 @@ impl Tiling {
         // Chunks of the width that pad it least, the largest of them; rows of a chunk are padded to an odd number.
         let padded = |chunk: &usize| width.next_multiple_of(*chunk);
         let chunk = (3..=5).rev().min_by_key(padded)?;
-        let columns = width.div_ceil(cg);
+        let columns = result.div_ceil(cg);
         let scores = (queries + keys) * (chunk | 1);
         // Values by a power of two of keys, with their weights.
         let chunk_of = |values: usize| queries * values / 4 + values * columns * cg;
         let values = [32, 16, 8].into_iter().find(|n| *n <= keys && chunk_of(*n) <= ROOM).unwrap_or(4);
         let shared = scores.max(chunk_of(values)).max(threads);
-        let fits = (get("FROM")..=get("TO")).contains(&width)
+        let fits = (get("FROM")..=get("TO")).contains(&result)
             && shared * 16 <= target.limits.workgroup_memory as usize
             && threads <= target.limits.invocations as usize;
-        let size = [("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared)];
-        let defines = size.map(|(name, n)| (name, n as i64)).to_vec();
+        let mut size = vec![("D4", width), ("CH", chunk), ("VK", values), ("SHARED", shared)];
+        size.extend((result != width).then_some(("V4", result)));
+        let defines = size.into_iter().map(|(name, n)| (name, n as i64)).collect();
         fits.then_some(Self { queries, sums: rows * columns * 4, keys, most_keys: usize::MAX, defines })
     }
 }

@@ -55,7 +55,6 @@ pub(super) struct Decoded {
     /// `(batch, 6, width)`: row 0 holds the object score's logit, row 1 the IoUs before the sigmoid.
     pub(super) scores: Value,
     /// Tokens after the transformer, `(batch * t, d)`.
-    #[expect(dead_code, reason = "the object pointer of the video predictor is made from them")]
     pub(super) tokens: Value,
 }
 

@@ -13,6 +13,8 @@ mod image_encoder;
 mod json;
 mod judge;
 mod mask_decoder;
+mod memory_attention;
+mod memory_encoder;
 mod mini;
 mod model;
 pub mod names;
@@ -24,6 +26,7 @@ pub mod tensors;
 #[cfg(test)]
 mod tests;
 mod two_way;
+pub mod video;
 mod workload;
 
 pub use config::{Config, Version};

@@ -31,9 +31,9 @@ pub(super) struct Model {
     pub(super) side: usize,
     pub(super) prompt_encoder: PromptEncoder,
     image_encoder: ImageEncoder,
-    mask_decoder: MaskDecoder,
+    pub(super) mask_decoder: MaskDecoder,
     /// The dense embedding of no mask, `(d)`.
-    no_mask_embed: Tensor,
+    pub(super) no_mask_embed: Tensor,
 }
 
 /// What the decoder needs of a picture; lives from one picture to the next.

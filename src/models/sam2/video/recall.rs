@@ -1,0 +1,173 @@
+//! Which memories a frame attends to. After `SAM2Base._prepare_memory_conditioned_features` (`sam2/modeling/sam2_base.py`) and
+//! `select_closest_cond_frames` (`sam2_utils.py`).
+
+use crate::models::sam2::config::Memory;
+use std::collections::BTreeMap;
+
+/// What is remembered of an object, frame by frame: `T` is a memory and a pointer.
+#[derive(Debug, Clone)]
+pub(super) struct History<T> {
+    /// Conditioning frames, which were prompted, in the order of their prompts.
+    pub(super) prompted: Vec<(usize, T)>,
+    /// Other frames.
+    pub(super) tracked: BTreeMap<usize, T>,
+}
+
+/// What decides which frames are recalled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules<'a> {
+    /// The model's.
+    pub(super) memory: &'a Memory,
+    /// Memories of tracked frames are taken every so many frames (`memory_temporal_stride_for_eval`).
+    pub(super) stride: usize,
+    /// Frames of the clip, where they are known.
+    pub(super) frames: Option<usize>,
+}
+
+/// What a frame attends to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Recall<T> {
+    /// Memories, each with its row of the positions in time.
+    pub(super) memories: Vec<(T, usize)>,
+    /// Object pointers, each with its place in time, as a share of the longest that is attended to: signed, positive on
+    /// the side that tracking comes from.
+    pub(super) pointers: Vec<(T, f32)>,
+}
+
+impl<T> Default for History<T> {
+    fn default() -> Self {
+        Self { prompted: Vec::new(), tracked: BTreeMap::new() }
+    }
+}
+
+impl<T: Copy> History<T> {
+    /// What `frame` attends to, tracked forward or in `reverse`.
+    pub(super) fn recall(&self, frame: usize, reverse: bool, rules: &Rules<'_>) -> Recall<T> {
+        let slots = rules.memory.slots;
+        let (selected, others) = self.select(frame, rules.memory.max_cond_frames);
+        // A prompted frame that is not among the selected counts as any other.
+        let other = |t: usize| {
+            let unselected = || others.iter().find(|(at, _)| *at == t).map(|(_, entry)| *entry);
+            self.tracked.get(&t).copied().or_else(unselected)
+        };
+        let mut memories: Vec<(T, usize)> = selected.iter().map(|(_, entry)| (*entry, slots - 1)).collect();
+        for back in (1..slots).rev() {
+            let at = self.memory_frame(frame, back, reverse, rules.stride);
+            memories.extend(at.and_then(other).map(|entry| (entry, back - 1)));
+        }
+
+        let most = rules.frames.map_or(rules.memory.pointers, |n| n.min(rules.memory.pointers));
+        // A clip of one frame has no other frame to point to.
+        let longest = (most.max(2) - 1) as f32;
+        let signed = |t: usize| if reverse { t as f32 - frame as f32 } else { frame as f32 - t as f32 };
+        let past = selected.iter().filter(|(t, _)| signed(*t) >= 0.0);
+        let mut pointers: Vec<(T, f32)> = past.map(|(t, entry)| (*entry, signed(*t) / longest)).collect();
+        for back in 1..most {
+            let at = if reverse { Some(frame + back) } else { frame.checked_sub(back) };
+            let Some(at) = at.filter(|at| rules.frames.is_none_or(|n| *at < n)) else { break };
+            pointers.extend(other(at).map(|entry| (entry, back as f32 / longest)));
+        }
+        Recall { memories, pointers }
+    }
+
+    /// The frame whose memory is `back` steps away.
+    fn memory_frame(&self, frame: usize, back: usize, reverse: bool, stride: usize) -> Option<usize> {
+        let beyond = back.saturating_sub(2) * stride;
+        match (back, reverse) {
+            (1, false) => frame.checked_sub(1),
+            (1, true) => Some(frame + 1),
+            (_, false) => (frame.checked_sub(2)? / stride * stride).checked_sub(beyond),
+            (_, true) => Some((frame + 2).next_multiple_of(stride) + beyond),
+        }
+    }
+
+    /// The prompted frames that are attended to as such, and the others: all, or the nearest before, the nearest from
+    /// `frame` on, and then the nearest of the rest.
+    fn select(&self, frame: usize, most: Option<usize>) -> (Vec<(usize, T)>, Vec<(usize, T)>) {
+        let Some(most) = most.filter(|most| self.prompted.len() > *most) else {
+            return (self.prompted.clone(), Vec::new());
+        };
+        let before = self.prompted.iter().map(|(t, _)| *t).filter(|t| *t < frame).max();
+        let after = self.prompted.iter().map(|(t, _)| *t).filter(|t| *t >= frame).min();
+        let mut order: Vec<usize> = before.into_iter().chain(after).collect();
+        let mut rest: Vec<usize> = self.prompted.iter().map(|(t, _)| *t).filter(|t| !order.contains(t)).collect();
+        rest.sort_by_key(|t| t.abs_diff(frame));
+        order.extend(rest);
+        order.truncate(most.max(2));
+        let entry = |t: &usize| self.prompted.iter().find(|(at, _)| at == t).copied();
+        let selected = order.iter().filter_map(entry).collect();
+        let others = self.prompted.iter().filter(|(t, _)| !order.contains(t)).copied().collect();
+        (selected, others)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::sam2::config::TINY;
+
+    fn history(prompted: &[usize], tracked: impl IntoIterator<Item = usize>) -> History<usize> {
+        History {
+            prompted: prompted.iter().map(|t| (*t, *t)).collect(),
+            tracked: tracked.into_iter().map(|t| (t, t)).collect(),
+        }
+    }
+
+    fn rules(memory: &Memory) -> Rules<'_> {
+        Rules { memory, stride: 1, frames: None }
+    }
+
+    #[test]
+    fn recent_frames_and_prompted_ones() {
+        let memory = TINY.memory.unwrap();
+        let found = history(&[0], 1..20).recall(20, false, &rules(&memory));
+        assert_eq!(found.memories, [(0, 6), (14, 5), (15, 4), (16, 3), (17, 2), (18, 1), (19, 0)]);
+        // The prompted frame's pointer lies beyond the longest distance; then the last fifteen.
+        assert_eq!(found.pointers.len(), 16);
+        assert_eq!((found.pointers[0], found.pointers[1]), ((0, 20.0 / 15.0), (19, 1.0 / 15.0)));
+        assert_eq!(found.pointers[15], (5, 1.0));
+        // At the beginning fewer; what was never tracked is skipped.
+        let found = history(&[0], [1, 3]).recall(4, false, &rules(&memory));
+        assert_eq!(found.memories, [(0, 6), (1, 2), (3, 0)]);
+        assert_eq!(found.pointers, [(0, 4.0 / 15.0), (3, 1.0 / 15.0), (1, 3.0 / 15.0)]);
+    }
+
+    #[test]
+    fn reverse_looks_ahead() {
+        let memory = TINY.memory.unwrap();
+        let found = history(&[9], 10..30).recall(8, true, &rules(&memory));
+        assert_eq!(found.memories, [(9, 6), (14, 5), (13, 4), (12, 3), (11, 2), (10, 1)]);
+        assert_eq!(found.pointers[..2], [(9, 1.0 / 15.0), (10, 2.0 / 15.0)]);
+        // A frame prompted behind is attended to, but does not point.
+        let found = history(&[2, 9], []).recall(8, true, &rules(&memory));
+        assert_eq!(found.memories, [(2, 6), (9, 6)]);
+        assert_eq!(found.pointers, [(9, 1.0 / 15.0)]);
+    }
+
+    #[test]
+    fn short_clips_and_strides() {
+        let memory = TINY.memory.unwrap();
+        let found = history(&[0], 1..4).recall(4, false, &Rules { frames: Some(5), ..rules(&memory) });
+        assert_eq!(found.pointers, [(0, 1.0), (3, 0.25), (2, 0.5), (1, 0.75)]);
+        let found = history(&[0], []).recall(0, true, &Rules { frames: Some(1), ..rules(&memory) });
+        assert_eq!(found.pointers, [(0, 0.0)]);
+        let found = history(&[0], 1..20).recall(20, false, &Rules { stride: 4, ..rules(&memory) });
+        assert_eq!(found.memories, [(0, 6), (4, 4), (8, 3), (12, 2), (16, 1), (19, 0)]);
+    }
+
+    #[test]
+    fn the_closest_of_many_prompted_frames() {
+        let memory = Memory { max_cond_frames: Some(3), ..TINY.memory.unwrap() };
+        let found = history(&[40, 0, 12, 18, 30], []).recall(20, false, &rules(&memory));
+        // Nearest before, nearest after, nearest of the rest; 12 is not within the last six.
+        let prompted: Vec<usize> = found.memories.iter().map(|(t, _)| *t).collect();
+        assert_eq!(prompted, [18, 30, 12]);
+        let found = history(&[0, 15, 17, 18], []).recall(
+            20,
+            false,
+            &Rules { memory: &Memory { max_cond_frames: Some(2), ..memory.clone() }, ..rules(&memory) },
+        );
+        // 15 is unselected, and recalled as if it had been tracked.
+        assert_eq!(found.memories, [(18, 6), (17, 6), (15, 4)]);
+    }
+}
