@@ -68,7 +68,7 @@ impl Gpu {
     }
 
     /// Copies the first bytes of one buffer to another and submits.
-    pub(super) fn copy(&self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
+    pub(crate) fn copy(&self, from: &Buffer, to: &Buffer, bytes: u64) -> Result<()> {
         let mut s = self.submission();
         s.copy(from, 0, to, 0, bytes);
         s.submit();

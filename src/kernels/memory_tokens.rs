@@ -36,30 +36,34 @@ pub struct Bank {
 
 /// Gathers for `n` objects: `(values, keys)`, both `(n, memories * cells + pointers, dim)`.
 ///
-/// `places`: `(n, memories, 2)`, the slot of a memory and its age; `pointers`: `(n, pointers, 2, dim)`, for each token its
-/// value and, with its position, its key; all f32, slots too: they are written by the host. What
+/// `places`: `(n, memories, 2)`, the slot of a memory and its age; `pointers`, if there are any: `(n, pointers, 2, dim)`, for
+/// each token its value and, with its position, its key; all f32, slots too: they are written by the host. What
 /// `SAM2Base._prepare_memory_conditioned_features` concatenates.
 ///
 /// # Errors
 /// `Shape` if the operands do not fit each other, or dim is no multiple of 4.
-pub fn memory_tokens(g: &mut Graph, bank: Bank, places: Value, pointers: Value) -> Result<(Value, Value)> {
+pub fn memory_tokens(g: &mut Graph, bank: Bank, places: Value, pointers: Option<Value>) -> Result<(Value, Value)> {
     g.call(&KERNEL, &(bank, places, pointers))?;
     let [slots, cells, dim] = g.shape(bank.memories).axes("memory_tokens: bank")?;
     let [n, memories, two] = g.shape(places).axes("memory_tokens: places")?;
-    let [objects, tokens_of_pointers, pair, width] = g.shape(pointers).axes("memory_tokens: pointers")?;
+    let [objects, tokens_of_pointers, pair, width] = match pointers {
+        Some(pointers) => g.shape(pointers).axes("memory_tokens: pointers")?,
+        None => [n, 0, 2, dim],
+    };
     let [ages, times_dim] = g.shape(bank.times).axes("memory_tokens: times")?;
     let fits = dim.is_multiple_of(4) && slots * cells * dim * ages * n * memories > 0 && two == 2;
     let positions = *g.shape(bank.space) == [cells, dim] && times_dim == dim;
     ensure!(
         fits && positions && [objects, pair, width] == [n, 2, dim],
         Shape,
-        "memory_tokens: bank {}, space {}, times {}, places {}, pointers {}",
+        "memory_tokens: bank {}, space {}, times {}, places {}, {objects}x{tokens_of_pointers}x{pair}x{width} of pointers",
         g.shape(bank.memories),
         g.shape(bank.space),
         g.shape(bank.times),
-        g.shape(places),
-        g.shape(pointers)
+        g.shape(places)
     );
+    // What is never read may be any buffer.
+    let pointers = pointers.unwrap_or(bank.space);
     expect_f32(g, KERNEL.name, &[bank.memories, bank.space, bank.times, places, pointers])?;
     let tokens = memories * cells + tokens_of_pointers;
     let count = n * tokens * dim / 4;
@@ -88,7 +92,7 @@ pub fn memory_tokens(g: &mut Graph, bank: Bank, places: Value, pointers: Value) 
 }
 
 fn twin(inputs: &[Input]) -> Vec<Vec<f32>> {
-    let [bank, space, times, places, pointers] = inputs else { unreachable!("memory_tokens has five inputs") };
+    let [bank, space, times, places, pointers @ ..] = inputs else { unreachable!("memory_tokens has four inputs") };
     let (cells, dim) = (bank.shape[1], bank.shape[2]);
     let (mut values, mut keys) = (Vec::new(), Vec::new());
     for n in 0..places.shape[0] {
@@ -100,10 +104,12 @@ fn twin(inputs: &[Input]) -> Vec<Vec<f32>> {
                 keys.push(v + position);
             }
         }
-        let own = pointers.shape[1] * 2 * dim;
-        for pair in pointers.values[n * own..][..own].chunks(2 * dim) {
-            values.extend_from_slice(&pair[..dim]);
-            keys.extend_from_slice(&pair[dim..]);
+        for pointers in pointers {
+            let own = pointers.shape[1] * 2 * dim;
+            for pair in pointers.values[n * own..][..own].chunks(2 * dim) {
+                values.extend_from_slice(&pair[..dim]);
+                keys.extend_from_slice(&pair[dim..]);
+            }
         }
     }
     vec![values, keys]
@@ -114,20 +120,22 @@ pub fn cases() -> Vec<Case> {
     let mut random = Random::new(38);
     let mut case = |name: &str, [slots, cells, dim, ages]: [usize; 4], n: usize, places: &[f32], pointers: usize| {
         let memories = places.len() / 2 / n;
-        let inputs = vec![
+        let mut inputs = vec![
             Input::f32([slots, cells, dim], random.values(slots * cells * dim)),
             Input::f32([cells, dim], random.values(cells * dim)),
             Input::f32([ages, dim], random.values(ages * dim)),
             Input::f32([n, memories, 2], places.to_vec()),
-            Input::f32([n, pointers, 2, dim], random.values(n * pointers * 2 * dim)),
         ];
+        if pointers > 0 {
+            inputs.push(Input::f32([n, pointers, 2, dim], random.values(n * pointers * 2 * dim)));
+        }
         Case::new(
             format!("{name} {n}x{memories} of {slots}, {cells}x{dim}, {pointers} pointers"),
             inputs,
             0.0,
             move |g, v| {
                 let bank = Bank { memories: v[0], space: v[1], times: v[2] };
-                let (values, keys) = memory_tokens(g, bank, v[3], v[4])?;
+                let (values, keys) = memory_tokens(g, bank, v[3], v.get(4).copied())?;
                 Ok(vec![values, keys])
             },
             twin,
@@ -135,6 +143,7 @@ pub fn cases() -> Vec<Case> {
     };
     vec![
         case("one", [1, 1, 4, 1], 1, &[0.0, 0.0], 1),
+        case("no pointers", [2, 3, 8, 7], 1, &[1.0, 6.0], 0),
         case("out of order", [5, 9, 16, 7], 2, &[4.0, 6.0, 0.0, 2.0, 1.0, 6.0, 3.0, 0.0], 8),
         case("seven", [8, 25, 64, 7], 1, &[7., 6., 0., 5., 1., 4., 2., 3., 3., 2., 4., 1., 5., 0.], 64),
     ]

@@ -46,9 +46,9 @@ pub(super) struct EmbeddingTensors {
     /// `((side/16)^2, d)`.
     pub(super) image_embed: Tensor,
     /// The embedding with the dense embedding of no mask.
-    keys: Tensor,
+    pub(super) keys: Tensor,
     /// The first layer's projections of `keys`: shared by all prompts that bring no mask.
-    projected: Tensor,
+    pub(super) projected: Tensor,
 }
 
 /// A recording of the decoder for a number of prompts.
@@ -146,7 +146,8 @@ impl Model {
         let image = match mask {
             None => ImageTokens { keys: g.tensor(&e.keys), projected: g.tensor(&e.projected), shared: true },
             Some(mask) => {
-                let keys = g.scope("sam_prompt_encoder", |g| self.prompt_encoder.add_mask(g, mask, &e.image_embed))?;
+                let image_embed = g.tensor(&e.image_embed);
+                let keys = g.scope("sam_prompt_encoder", |g| self.prompt_encoder.add_mask(g, mask, image_embed))?;
                 let projected = self.mask_decoder.transformer.project_image(&mut g, keys)?;
                 ImageTokens { keys, projected, shared: false }
             }

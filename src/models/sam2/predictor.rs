@@ -339,7 +339,7 @@ pub(super) fn token_count(prompt: &Prompt) -> usize {
 }
 
 /// `|logit > delta| / |logit > -delta|`; 1 where nothing is above `-delta`: `MaskDecoder._get_stability_scores`.
-fn stability(logits: &[f32], delta: f32) -> f32 {
+pub(super) fn stability(logits: &[f32], delta: f32) -> f32 {
     let above = |t: f32| logits.iter().filter(|l| **l > t).count() as f32;
     let (inner, outer) = (above(delta), above(-delta));
     if outer > 0.0 { inner / outer } else { 1.0 }

@@ -6,7 +6,6 @@
 use super::config::Config;
 use crate::{
     error::Result,
-    gpu::Tensor,
     graph::{Graph, Value},
     kernels::matmul::Residual,
     nn::{Conv2d, LayerNorm, Linear, Loader, Rows, Run},
@@ -100,8 +99,8 @@ impl PromptEncoder {
         (0..side * side).flat_map(|i| self.position(at(i % side), at(i / side)).collect::<Vec<_>>()).collect()
     }
 
-    /// `image_embed` plus the embedding of mask logits `(n, 4s, 4s, 1)`: `(n * s * s, d)`.
-    pub(super) fn add_mask(&self, g: &mut Graph, logits: Value, image_embed: &Tensor) -> Result<Value> {
+    /// Features `(s * s, d)`, or as many for each, plus the embedding of mask logits `(n, 4s, 4s, 1)`: `(n * s * s, d)`.
+    pub(super) fn add_mask(&self, g: &mut Graph, logits: Value, features: Value) -> Result<Value> {
         g.scope("mask_downscaling", |g| {
             let m = &self.mask;
             let x = m.conv0.forward(g, logits, None)?;
@@ -110,8 +109,7 @@ impl PromptEncoder {
             let x = m.norm1.gelu(g, x)?;
             let (rows, cols) = g.shape(x).rows_cols();
             let x = g.reshape(x, [rows, cols])?;
-            let embed = g.tensor(image_embed);
-            let residual = Some(Residual::same(g, embed));
+            let residual = Some(Residual::same(g, features));
             m.conv2.run(g, x, Run { residual, ..Run::default() })
         })
     }

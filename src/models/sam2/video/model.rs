@@ -39,24 +39,27 @@ pub(super) struct VideoModel {
     times: Tensor,
     /// What is added to memories of an absent object `(dim)`; zeros for SAM 2.0.
     absent: Tensor,
+    /// What takes `no_mem_embed` out of an image embedding again, `(d)`.
+    minus_no_mem: Tensor,
     /// The pointer of an absent object.
     pub(super) no_pointer: Vec<f32>,
     /// Distances in time to positions, `(dim, d)` and `(dim)`; SAM 2.0 has none.
     time_projection: Option<(Vec<f32>, Vec<f32>)>,
     /// `(4, 4)` and one bias: a mask prompt at the picture's side to one that the prompt encoder takes.
-    pub(super) mask_downsample: (Vec<f32>, f32),
+    mask_downsample: (Vec<f32>, f32),
     d: usize,
 }
 
-/// A recording that follows `n` objects into a frame.
+/// A recording of [`VideoModel::record`].
 #[derive(Debug)]
-pub(super) struct TrackGraph {
+pub(super) struct Recording {
     pub(super) graph: Graph,
     /// `(n, 6 + points, d)`.
     pub(super) tokens: Value,
+    /// `(n, low, low, 1)`.
+    pub(super) mask: Option<Value>,
     /// `(n, memories, 2)` and `(n, pointers, 2, dim)`, as [`memory_tokens`] takes them.
-    pub(super) places: Value,
-    pub(super) pointers: Value,
+    pub(super) recalled: Option<(Value, Option<Value>)>,
     pub(super) found: Found,
 }
 
@@ -110,6 +113,7 @@ impl VideoModel {
                 &host("maskmem_tpos_enc", &[memory.slots, 1, 1, dim])?,
             )?,
             absent: l.values("no_obj_embed_spatial", [dim], &absent)?,
+            minus_no_mem: l.values("no_mem_embed", [d], &no_mem.iter().map(|v| -v).collect::<Vec<f32>>())?,
             no_pointer: host("no_obj_ptr", &[1, d])?,
             time_projection: newer.then(time).transpose()?,
             mask_downsample: (host("mask_downsample.weight", &[1, 1, 4, 4])?, host("mask_downsample.bias", &[1])?[0]),
@@ -118,37 +122,63 @@ impl VideoModel {
         })
     }
 
-    /// Objects are followed: each attends to its memories in `bank (slots, cells, dim)`, then is decoded.
-    pub(super) fn record_track(
+    /// Prompts of `s.objects` objects are answered on the encoded frame. With [`Base::Memories`] and no points this follows them
+    /// into it: each attends to its memories in `bank (slots, cells, dim)`, then is decoded.
+    pub(super) fn record(
         &self,
         image: &Model,
         mut g: Graph,
         e: &EmbeddingTensors,
         bank: &Tensor,
         s: Sizes,
-    ) -> Result<TrackGraph> {
-        let (d, dim) = (self.d, self.memory.dim);
+    ) -> Result<Recording> {
+        let (d, dim, low) = (self.d, self.memory.dim, image.side / 4);
         let tokens = g.input("tokens", [s.objects, OUTPUT_TOKENS + s.points, d], DType::F32);
-        let places = g.input("places", [s.objects, s.memories, 2], DType::F32);
-        let pointers = g.input("pointers", [s.objects, s.pointers, 2, dim], DType::F32);
-        let features = g.scope("memory_attention", |g| {
-            let bank = Bank { memories: g.tensor(bank), space: g.tensor(&self.space), times: g.tensor(&self.times) };
-            let (values, keys) = memory_tokens(g, bank, places, pointers)?;
-            let image_embed = g.tensor(&e.image_embed);
-            self.attention.forward(g, image_embed, Memories { values, keys, pointers: s.pointers })
-        })?;
-        g.mark(features, "memory_attention");
-        let keys = {
-            let no_mask = g.tensor(&image.no_mask_embed);
-            elementwise(&mut g, features, no_mask, Binary::Add)?
+        let mask = s.mask.then(|| g.input("mask", [s.objects, low, low, 1], DType::F32));
+        let image_embed = g.tensor(&e.image_embed);
+        let mut recalled = None;
+        let features = match s.base {
+            Base::Image => image_embed,
+            Base::Raw => {
+                let no_mem = g.tensor(&self.minus_no_mem);
+                elementwise(&mut g, image_embed, no_mem, Binary::Add)?
+            }
+            Base::Memories { memories, pointers } => {
+                let places = g.input("places", [s.objects, memories, 2], DType::F32);
+                let tokens = (pointers > 0).then(|| g.input("pointers", [s.objects, pointers, 2, dim], DType::F32));
+                recalled = Some((places, tokens));
+                g.scope("memory_attention", |g| {
+                    let (memories, space, times) = (g.tensor(bank), g.tensor(&self.space), g.tensor(&self.times));
+                    let (values, keys) = memory_tokens(g, Bank { memories, space, times }, places, tokens)?;
+                    self.attention.forward(g, image_embed, Memories { values, keys, pointers })
+                })?
+            }
         };
-        let projected = image.mask_decoder.transformer.project_image(&mut g, keys)?;
-        let found = self.decode(image, &mut g, tokens, ImageTokens { keys, projected, shared: false }, e)?;
-        Ok(TrackGraph { graph: g, tokens, places, pointers, found })
+        g.mark(features, "features");
+        let keys = match (mask, s.base) {
+            (None, Base::Image) => {
+                ImageTokens { keys: g.tensor(&e.keys), projected: g.tensor(&e.projected), shared: true }
+            }
+            (mask, _) => {
+                let keys = match mask {
+                    Some(mask) => {
+                        g.scope("sam_prompt_encoder", |g| image.prompt_encoder.add_mask(g, mask, features))?
+                    }
+                    None => {
+                        let no_mask = g.tensor(&image.no_mask_embed);
+                        elementwise(&mut g, features, no_mask, Binary::Add)?
+                    }
+                };
+                let projected = image.mask_decoder.transformer.project_image(&mut g, keys)?;
+                ImageTokens { keys, projected, shared: false }
+            }
+        };
+        let found = self.decode(image, &mut g, tokens, keys, e)?;
+        Ok(Recording { graph: g, tokens, mask, recalled, found })
     }
 
     /// Masks, scores and pointers of prompts.
-    pub(super) fn decode(
+    fn decode(
         &self,
         image: &Model,
         g: &mut Graph,
@@ -214,6 +244,14 @@ impl VideoModel {
         Ok(RememberGraph { graph: g, masks, hard, places })
     }
 
+    /// A mask `(side, side)` of 0 and 1 to logits `(side / 4, side / 4)` as the prompt encoder takes them.
+    pub(super) fn downsample_mask(&self, mask: &[f32], side: usize) -> Vec<f32> {
+        let (kernel, bias) = &self.mask_downsample;
+        let tap = |y: usize, x: usize, t: usize| mask[(4 * y + t / 4) * side + 4 * x + t % 4] * kernel[t];
+        let pixel = |i: usize| (0..16).map(|t| tap(i / (side / 4), i % (side / 4), t)).sum::<f32>() + bias;
+        (0..(side / 4).pow(2)).map(pixel).collect()
+    }
+
     /// The tokens of an object pointer `(d / dim, 2, dim)`: each part of it, and the part with its place in time. After
     /// `get_1d_sine_pe`.
     pub(super) fn pointer_tokens(&self, pointer: &[f32], place: f32) -> Vec<f32> {
@@ -236,15 +274,26 @@ impl VideoModel {
     }
 }
 
-/// How many of what a recording of [`VideoModel::record_track`] is for.
+/// What a recording of [`VideoModel::record`] is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Sizes {
     /// Objects.
     pub(super) objects: usize,
     /// Embedded points of each.
     pub(super) points: usize,
-    /// Memories of each.
-    pub(super) memories: usize,
-    /// Tokens of object pointers of each.
-    pub(super) pointers: usize,
+    /// Each has a mask of logits.
+    pub(super) mask: bool,
+    /// What is decoded.
+    pub(super) base: Base,
+}
+
+/// The features that a frame is decoded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Base {
+    /// The frame's with `no_mem_embed`, as those of a picture.
+    Image,
+    /// The frame's alone.
+    Raw,
+    /// The frame's after it has met the memories of each object, and so many tokens of object pointers.
+    Memories { memories: usize, pointers: usize },
 }

@@ -1,7 +1,6 @@
 //! Which memories a frame attends to. After `SAM2Base._prepare_memory_conditioned_features` (`sam2/modeling/sam2_base.py`) and
 //! `select_closest_cond_frames` (`sam2_utils.py`).
 
-use crate::models::sam2::config::Memory;
 use std::collections::BTreeMap;
 
 /// What is remembered of an object, frame by frame: `T` is a memory and a pointer.
@@ -15,9 +14,13 @@ pub(super) struct History<T> {
 
 /// What decides which frames are recalled.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules<'a> {
-    /// The model's.
-    pub(super) memory: &'a Memory,
+pub(super) struct Rules {
+    /// Memories that are attended to beside those of further conditioning frames (`num_maskmem`).
+    pub(super) slots: usize,
+    /// Object pointers of frames, at most (`max_obj_ptrs_in_encoder`).
+    pub(super) pointers: usize,
+    /// Conditioning frames, at most (`max_cond_frames_in_attn`).
+    pub(super) prompted: Option<usize>,
     /// Memories of tracked frames are taken every so many frames (`memory_temporal_stride_for_eval`).
     pub(super) stride: usize,
     /// Frames of the clip, where they are known.
@@ -40,34 +43,44 @@ impl<T> Default for History<T> {
     }
 }
 
-impl<T: Copy> History<T> {
+impl<T: Clone> History<T> {
     /// What `frame` attends to, tracked forward or in `reverse`.
-    pub(super) fn recall(&self, frame: usize, reverse: bool, rules: &Rules<'_>) -> Recall<T> {
-        let slots = rules.memory.slots;
-        let (selected, others) = self.select(frame, rules.memory.max_cond_frames);
+    pub(super) fn recall(&self, frame: usize, reverse: bool, rules: &Rules) -> Recall<T> {
+        let slots = rules.slots;
+        let (selected, others) = self.select(frame, rules.prompted);
         // A prompted frame that is not among the selected counts as any other.
         let other = |t: usize| {
-            let unselected = || others.iter().find(|(at, _)| *at == t).map(|(_, entry)| *entry);
-            self.tracked.get(&t).copied().or_else(unselected)
+            let unselected = || others.iter().find(|(at, _)| *at == t).map(|(_, entry)| entry.clone());
+            self.tracked.get(&t).cloned().or_else(unselected)
         };
-        let mut memories: Vec<(T, usize)> = selected.iter().map(|(_, entry)| (*entry, slots - 1)).collect();
+        let mut memories: Vec<(T, usize)> = selected.iter().map(|(_, entry)| (entry.clone(), slots - 1)).collect();
         for back in (1..slots).rev() {
             let at = self.memory_frame(frame, back, reverse, rules.stride);
             memories.extend(at.and_then(other).map(|entry| (entry, back - 1)));
         }
 
-        let most = rules.frames.map_or(rules.memory.pointers, |n| n.min(rules.memory.pointers));
+        let most = rules.frames.map_or(rules.pointers, |n| n.min(rules.pointers));
         // A clip of one frame has no other frame to point to.
         let longest = (most.max(2) - 1) as f32;
         let signed = |t: usize| if reverse { t as f32 - frame as f32 } else { frame as f32 - t as f32 };
         let past = selected.iter().filter(|(t, _)| signed(*t) >= 0.0);
-        let mut pointers: Vec<(T, f32)> = past.map(|(t, entry)| (*entry, signed(*t) / longest)).collect();
+        let mut pointers: Vec<(T, f32)> = past.map(|(t, entry)| (entry.clone(), signed(*t) / longest)).collect();
         for back in 1..most {
             let at = if reverse { Some(frame + back) } else { frame.checked_sub(back) };
             let Some(at) = at.filter(|at| rules.frames.is_none_or(|n| *at < n)) else { break };
             pointers.extend(other(at).map(|entry| (entry, back as f32 / longest)));
         }
         Recall { memories, pointers }
+    }
+
+    /// Takes out what no frame from `frame` on, in either direction, attends to as long as nothing else is prompted: tracked
+    /// frames that are far from it, and from every prompted one, to which tracking in the other direction may return.
+    pub(super) fn forget(&mut self, frame: usize, rules: &Rules) -> Vec<T> {
+        let reach = ((rules.slots - 1) * rules.stride).max(rules.pointers - 1);
+        let near = |t: usize, other: usize| t.abs_diff(other) <= reach;
+        let far = |t: usize| !near(t, frame) && !self.prompted.iter().any(|(p, _)| near(t, *p));
+        let gone: Vec<usize> = self.tracked.keys().copied().filter(|t| far(*t)).collect();
+        gone.into_iter().filter_map(|t| self.tracked.remove(&t)).collect()
     }
 
     /// The frame whose memory is `back` steps away.
@@ -94,9 +107,9 @@ impl<T: Copy> History<T> {
         rest.sort_by_key(|t| t.abs_diff(frame));
         order.extend(rest);
         order.truncate(most.max(2));
-        let entry = |t: &usize| self.prompted.iter().find(|(at, _)| at == t).copied();
+        let entry = |t: &usize| self.prompted.iter().find(|(at, _)| at == t).cloned();
         let selected = order.iter().filter_map(entry).collect();
-        let others = self.prompted.iter().filter(|(t, _)| !order.contains(t)).copied().collect();
+        let others = self.prompted.iter().filter(|(t, _)| !order.contains(t)).cloned().collect();
         (selected, others)
     }
 }
@@ -104,7 +117,6 @@ impl<T: Copy> History<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::sam2::config::TINY;
 
     fn history(prompted: &[usize], tracked: impl IntoIterator<Item = usize>) -> History<usize> {
         History {
@@ -113,61 +125,65 @@ mod tests {
         }
     }
 
-    fn rules(memory: &Memory) -> Rules<'_> {
-        Rules { memory, stride: 1, frames: None }
-    }
+    const RULES: Rules = Rules { slots: 7, pointers: 16, prompted: None, stride: 1, frames: None };
 
     #[test]
     fn recent_frames_and_prompted_ones() {
-        let memory = TINY.memory.unwrap();
-        let found = history(&[0], 1..20).recall(20, false, &rules(&memory));
+        let found = history(&[0], 1..20).recall(20, false, &RULES);
         assert_eq!(found.memories, [(0, 6), (14, 5), (15, 4), (16, 3), (17, 2), (18, 1), (19, 0)]);
         // The prompted frame's pointer lies beyond the longest distance; then the last fifteen.
         assert_eq!(found.pointers.len(), 16);
         assert_eq!((found.pointers[0], found.pointers[1]), ((0, 20.0 / 15.0), (19, 1.0 / 15.0)));
         assert_eq!(found.pointers[15], (5, 1.0));
         // At the beginning fewer; what was never tracked is skipped.
-        let found = history(&[0], [1, 3]).recall(4, false, &rules(&memory));
+        let found = history(&[0], [1, 3]).recall(4, false, &RULES);
         assert_eq!(found.memories, [(0, 6), (1, 2), (3, 0)]);
         assert_eq!(found.pointers, [(0, 4.0 / 15.0), (3, 1.0 / 15.0), (1, 3.0 / 15.0)]);
     }
 
     #[test]
     fn reverse_looks_ahead() {
-        let memory = TINY.memory.unwrap();
-        let found = history(&[9], 10..30).recall(8, true, &rules(&memory));
+        let found = history(&[9], 10..30).recall(8, true, &RULES);
         assert_eq!(found.memories, [(9, 6), (14, 5), (13, 4), (12, 3), (11, 2), (10, 1)]);
         assert_eq!(found.pointers[..2], [(9, 1.0 / 15.0), (10, 2.0 / 15.0)]);
         // A frame prompted behind is attended to, but does not point.
-        let found = history(&[2, 9], []).recall(8, true, &rules(&memory));
+        let found = history(&[2, 9], []).recall(8, true, &RULES);
         assert_eq!(found.memories, [(2, 6), (9, 6)]);
         assert_eq!(found.pointers, [(9, 1.0 / 15.0)]);
     }
 
     #[test]
     fn short_clips_and_strides() {
-        let memory = TINY.memory.unwrap();
-        let found = history(&[0], 1..4).recall(4, false, &Rules { frames: Some(5), ..rules(&memory) });
+        let found = history(&[0], 1..4).recall(4, false, &Rules { frames: Some(5), ..RULES });
         assert_eq!(found.pointers, [(0, 1.0), (3, 0.25), (2, 0.5), (1, 0.75)]);
-        let found = history(&[0], []).recall(0, true, &Rules { frames: Some(1), ..rules(&memory) });
+        let found = history(&[0], []).recall(0, true, &Rules { frames: Some(1), ..RULES });
         assert_eq!(found.pointers, [(0, 0.0)]);
-        let found = history(&[0], 1..20).recall(20, false, &Rules { stride: 4, ..rules(&memory) });
+        let found = history(&[0], 1..20).recall(20, false, &Rules { stride: 4, ..RULES });
         assert_eq!(found.memories, [(0, 6), (4, 4), (8, 3), (12, 2), (16, 1), (19, 0)]);
     }
 
     #[test]
     fn the_closest_of_many_prompted_frames() {
-        let memory = Memory { max_cond_frames: Some(3), ..TINY.memory.unwrap() };
-        let found = history(&[40, 0, 12, 18, 30], []).recall(20, false, &rules(&memory));
+        let found = history(&[40, 0, 12, 18, 30], []).recall(20, false, &Rules { prompted: Some(3), ..RULES });
         // Nearest before, nearest after, nearest of the rest; 12 is not within the last six.
         let prompted: Vec<usize> = found.memories.iter().map(|(t, _)| *t).collect();
         assert_eq!(prompted, [18, 30, 12]);
-        let found = history(&[0, 15, 17, 18], []).recall(
-            20,
-            false,
-            &Rules { memory: &Memory { max_cond_frames: Some(2), ..memory.clone() }, ..rules(&memory) },
-        );
+        let found = history(&[0, 15, 17, 18], []).recall(20, false, &Rules { prompted: Some(2), ..RULES });
         // 15 is unselected, and recalled as if it had been tracked.
         assert_eq!(found.memories, [(18, 6), (17, 6), (15, 4)]);
+    }
+
+    #[test]
+    fn what_is_far_is_forgotten() {
+        let mut h = history(&[100], (101..200).chain(0..100));
+        let gone = h.forget(180, &RULES);
+        let left: Vec<usize> = h.tracked.keys().copied().collect();
+        let expected: Vec<usize> = (85..=115).filter(|t| *t != 100).chain(165..=195).collect();
+        assert_eq!(left, expected);
+        assert_eq!(gone.len() + left.len(), 199);
+        // What is left serves the next frame as all did.
+        let all = history(&[100], (101..180).chain(0..100));
+        assert_eq!(h.recall(180, false, &RULES), all.recall(180, false, &RULES));
+        assert_eq!(h.recall(99, true, &RULES).memories, all.recall(99, true, &RULES).memories);
     }
 }

@@ -1,19 +1,12 @@
-//! Parts of the memory path against tensors of transformers.
+//! Sessions against the two official implementations.
 
-use super::{
-    super::{
-        config::Config,
-        model::{EmbeddingTensors, Model},
-        open,
-    },
-    model::{Sizes, VideoModel},
-};
+use super::{Options, Session, Tracked};
 use crate::{
-    gpu::{Gpu, Options},
-    graph::{BindOptions, Control, Graph, Value},
+    gpu::{self, Gpu},
+    graph::Control,
+    image::{Mask, Picture},
     kernels::deviation,
-    nn::{Loader, Storage},
-    shape::DType,
+    models::sam2::{open, prompt::Prompt},
     weights::Weights,
 };
 use pollster::block_on;
@@ -23,112 +16,120 @@ fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-struct Mini {
-    gpu: Gpu,
-    config: Config,
-    image: Model,
-    video: VideoModel,
-    embedding: EmbeddingTensors,
-    io: Weights,
+fn oracle(name: &str) -> PathBuf {
+    PathBuf::from(std::env::var("ORACLE").unwrap()).join(name)
 }
 
-impl Mini {
-    fn open() -> Self {
-        let gpu = block_on(Gpu::open(&Options { untuned: true, ..Options::from_env() })).unwrap();
-        let (config, weights) = open(&fixture("sam2_mini_image")).unwrap();
-        let image = block_on(Model::load(&gpu, &weights, config.clone(), 256, Storage::F32)).unwrap();
-        let l = Loader { gpu: &gpu, storage: Storage::F32 };
-        let video = VideoModel::load(&l, &weights, &config, 256).unwrap();
-        let embedding = image.embedding(&gpu).unwrap();
-        let io = Weights::open(&PathBuf::from(std::env::var("VIDEO_IO").unwrap())).unwrap();
-        Self { gpu, config, image, video, embedding, io }
-    }
+fn session(options: Options) -> Session {
+    let gpu = block_on(Gpu::open(&gpu::Options { untuned: true, ..gpu::Options::from_env() })).unwrap();
+    let (config, weights) = open(&fixture("sam2_mini_image")).unwrap();
+    block_on(Session::new(&gpu, config, &weights, options)).unwrap()
+}
 
-    fn get(&self, name: &str) -> Vec<f32> {
-        self.io.tensor(name).unwrap().to_f32().unwrap()
-    }
+fn frames() -> Vec<Picture> {
+    let io = Weights::open(&oracle("sam2_mini_video/io.safetensors")).unwrap();
+    let all = io.tensor("frames_u8").unwrap();
+    let frame = |bytes: &[u8]| Picture::new(256, 256, bytes.to_vec()).unwrap();
+    all.bytes().chunks(256 * 256 * 3).map(frame).collect()
+}
 
-    fn encode(&self, frame: usize) {
-        let (g, input) = self.image.record_encode(Graph::new(self.gpu.target()), &self.embedding).unwrap();
-        let frames = self.io.tensor("frames_u8").unwrap();
-        let pixels = &frames.bytes()[frame * 256 * 256 * 3..][..256 * 256 * 3];
-        let (mean, std) = (super::super::model::MEAN, super::super::model::STD);
-        let pixels: Vec<f32> =
-            pixels.iter().enumerate().map(|(i, v)| (f32::from(*v) / 255.0 - mean[i % 3]) / std[i % 3]).collect();
-        let mut bound = g.plan().unwrap().bind(&self.gpu, &BindOptions::default()).unwrap();
-        block_on(bound.run(&[(input, bytemuck::cast_slice(&pixels))], &[], Control::default())).unwrap();
-    }
+/// Mean square error over mean square, and pixels on the other side of 0.
+fn against(found: &Tracked, expected: &[f32]) -> (f64, usize) {
+    let other = found.low_res.iter().zip(expected).filter(|(a, b)| (**a > 0.0) != (**b > 0.0)).count();
+    (deviation(&found.low_res, expected).0, other)
+}
 
-    fn play(&self, mut g: Graph, tap: &str, inputs: &[(Value, Vec<f32>)], outputs: &[Value]) -> Vec<Vec<f32>> {
-        let _ = &mut g;
-        let mut bound = g.plan().unwrap().bind(&self.gpu, &BindOptions::default()).unwrap();
-        let inputs: Vec<(Value, &[u8])> = inputs.iter().map(|(v, x)| (*v, bytemuck::cast_slice(x))).collect();
-        let mut wanted = outputs.to_vec();
-        wanted.extend(bound.tapped().iter().find(|(name, _)| name == tap).map(|(_, v)| *v));
-        block_on(bound.run_f32(&inputs, &wanted, Control::default())).unwrap()
+#[test]
+fn a_clip_is_followed_as_by_transformers() {
+    let io = Weights::open(&oracle("sam2_mini_video/io.safetensors")).unwrap();
+    let get = |name: &str| io.tensor(name).unwrap().to_f32().unwrap();
+    let options = Options { bf16: false, hole_area: Some(0), frames: Some(8), ..Options::default() };
+    let mut s = session(options);
+    for (f, frame) in frames().iter().enumerate() {
+        block_on(s.set_frame(f, frame, Control::default())).unwrap();
+        if f == 0 {
+            for id in [1, 2] {
+                let (points, labels) =
+                    (get(&format!("in.o{id}.points")), io.tensor(&format!("in.o{id}.labels")).unwrap());
+                let labels: Vec<i32> = bytemuck::pod_collect_to_vec(&labels.bytes());
+                let mut prompt = Prompt::default();
+                for (p, label) in points.chunks(2).zip(labels) {
+                    prompt = prompt.and_point(p[0], p[1], label == 1);
+                }
+                block_on(s.prompt(id, &prompt, false, Control::default())).unwrap();
+            }
+            let mask = Mask::from_logits(&get("in.o3.mask"), 256, 256, 0.5).unwrap();
+            block_on(s.prompt_mask(3, &mask, Control::default())).unwrap();
+        }
+        let found = block_on(s.track(false, Control::default())).unwrap();
+        let (expected, scores) = (get(&format!("f{f}.low_res_masks")), get(&format!("f{f}.obj_score")));
+        for (o, found) in found.iter().enumerate() {
+            let nmse = against(found, &expected[o * 4096..][..4096]);
+            println!("frame {f} object {o}: {nmse:?} score {} {}", found.score, scores[o]);
+        }
     }
 }
 
 #[test]
-fn memories_and_attention() {
-    let mini = Mini::open();
-    let (cells, dim, d) = (256, mini.config.memory.as_ref().unwrap().dim, mini.config.hidden);
-    let bank = mini.gpu.zeros("bank", [8, cells, dim], DType::F32).unwrap();
-    for frame in 0..2 {
-        mini.encode(frame);
-        let mut g = Graph::new(mini.gpu.target());
-        g.tap(["memory_encoder"]);
-        let r = mini.video.record_remember(g, &mini.embedding, &bank, [3, 256], false).unwrap();
-        let masks = mini.get(&format!("f{frame}.low_res_masks"));
-        let hard = vec![if frame == 0 { 1.0 } else { 0.0 }; 3];
-        let scores = mini.get(&format!("f{frame}.obj_score"));
-        let at = |i: usize| [(frame * 3 + i) as f32, f32::from(scores[i] <= 0.0)];
-        let places: Vec<f32> = (0..3).flat_map(at).collect();
-        let inputs = [(r.masks, masks), (r.hard, hard), (r.places, places)];
-        let found = mini.play(r.graph, "memory_encoder", &inputs, &[]).swap_remove(0);
-        let chw = |v: &[f32]| -> Vec<f32> {
-            (0..dim).flat_map(|c| (0..cells).map(move |t| t * dim + c)).map(|i| v[i]).collect()
-        };
-        let found: Vec<f32> = found.chunks(cells * dim).flat_map(chw).collect();
-        let expected = mini.get(&format!("f{frame}.mem_enc"));
-        for o in 0..3 {
-            let own = o * cells * dim..(o + 1) * cells * dim;
-            println!("frame {frame} object {o}: {:?}", deviation(&found[own.clone()], &expected[own]));
+fn corrections_and_reverse_are_as_in_the_official_package() {
+    let config = std::fs::read_to_string(oracle("sam2_mini_video_interactive/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let io = Weights::open(&oracle("sam2_mini_video_interactive/io.safetensors")).unwrap();
+    let options = Options { hole_area: Some(0), frames: Some(8), corrections_condition: false, ..Options::default() };
+    let mut s = session(options);
+    let frames = frames();
+    for step in config["steps"].as_array().unwrap() {
+        let tag = step["tag"].as_str().unwrap_or_default();
+        let number = |name: &str| step[name].as_u64().map(|n| n as usize);
+        match step["op"].as_str().unwrap() {
+            "add_points_or_box" => {
+                let at = number("frame").unwrap();
+                if s.frame() != Some(at) {
+                    block_on(s.set_frame(at, &frames[at], Control::default())).unwrap();
+                }
+                let mut prompt = Prompt::default();
+                let floats = |v: &serde_json::Value| -> Vec<f32> {
+                    v.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+                };
+                if let Some(b) = step.get("box") {
+                    let b = floats(b);
+                    prompt.bounds = Some([b[0], b[1], b[2], b[3]]);
+                }
+                if let Some(points) = step.get("points") {
+                    for (p, l) in points.as_array().unwrap().iter().zip(step["labels"].as_array().unwrap()) {
+                        let p = floats(p);
+                        prompt = prompt.and_point(p[0], p[1], l.as_i64() == Some(1));
+                    }
+                }
+                let more = step.get("clear_old_points").is_some_and(|v| v == false);
+                let id = number("obj").unwrap() as u32;
+                let found = block_on(s.prompt(id, &prompt, more, Control::default())).unwrap();
+                let expected = io.tensor(tag).unwrap().to_f32().unwrap();
+                let which =
+                    step["ids"].as_array().unwrap().iter().position(|i| i.as_u64() == Some(u64::from(id))).unwrap();
+                let logits = found.logits().unwrap();
+                let halved: Vec<f32> = (0..128 * 128).map(|i| logits[i / 128 * 2 * 256 + i % 128 * 2]).collect();
+                println!("{tag}: {:?}", deviation(&halved, &expected[which * 128 * 128..][..128 * 128]));
+            }
+            "propagate" => {
+                let reverse = step.get("reverse").is_some_and(|v| v == true);
+                let start = number("start_frame_idx").unwrap_or(2);
+                let order: Vec<usize> = if reverse { (0..=start).rev().collect() } else { (start..8).collect() };
+                for f in order {
+                    block_on(s.set_frame(f, &frames[f], Control::default())).unwrap();
+                    let found = block_on(s.track(reverse, Control::default())).unwrap();
+                    let expected = io.tensor(&format!("{tag}.f{f}.low")).unwrap().to_f32().unwrap();
+                    for (o, found) in found.iter().enumerate() {
+                        println!(
+                            "{tag} frame {f} object {}: {:?}",
+                            found.object,
+                            against(found, &expected[o * 4096..][..4096])
+                        );
+                    }
+                }
+            }
+            "remove_object" => assert!(s.remove(number("obj").unwrap() as u32)),
+            other => panic!("{other}"),
         }
-    }
-    // Frame 2 of object 0: two memories, two pointers.
-    mini.encode(2);
-    let s = Sizes { objects: 3, points: 2, memories: 2, pointers: 2 * d / dim };
-    let mut g = Graph::new(mini.gpu.target());
-    g.tap(["memory_attention"]);
-    let t = mini.video.record_track(&mini.image, g, &mini.embedding, &bank, s).unwrap();
-    let places: Vec<f32> = (0..3).flat_map(|o| [o as f32, 6.0, (3 + o) as f32, 0.0]).collect();
-    let mut pointers = Vec::new();
-    for o in 0..3 {
-        for (frame, place) in [(0, 2.0 / 7.0), (1, 1.0 / 7.0)] {
-            pointers.extend(mini.video.pointer_tokens(&mini.get(&format!("f{frame}.o{o}.object_pointer")), place));
-        }
-    }
-    let mut tokens = Vec::new();
-    for _ in 0..3 {
-        tokens.extend_from_slice(mini.image.output_tokens());
-        for _ in 0..2 {
-            tokens.extend(mini.image.prompt_encoder.point(0.0, 0.0, super::super::prompt_encoder::Label::None, 256));
-        }
-    }
-    let inputs = [(t.tokens, tokens), (t.places, places), (t.pointers, pointers)];
-    let out = mini.play(t.graph, "memory_attention", &inputs, &[t.found.masks, t.found.scores, t.found.pointers]);
-    let low = 64 * 64;
-    let width = out[1].len() / 3 / 6;
-    for o in 0..3 {
-        let expected = mini.get(&format!("memattn.f2.o{o}"));
-        println!("attention {o}: {:?}", deviation(&out[3][o * cells * d..][..cells * d], &expected));
-        let iou = |i: usize| out[1][(o * 6 + 1) * width + i];
-        let best = super::super::predictor::best_of_three(iou);
-        let expected = &mini.get("f2.low_res_masks")[o * low..][..low];
-        println!("mask {o}: {:?}", deviation(&out[0][(o * 4 + best) * low..][..low], expected));
-        let expected = mini.get(&format!("f2.o{o}.object_pointer"));
-        println!("pointer {o}: {:?}", deviation(&out[2][(o * 4 + best) * d..][..d], &expected));
-        println!("score {o}: {} {}", out[1][o * 6 * width], mini.get("f2.obj_score")[o]);
     }
 }

@@ -1,0 +1,245 @@
+//! What a session has the device do: questions about the present frame answered, objects remembered.
+
+use super::{
+    choice::{Choice, choose, multimask},
+    graphs::Parts,
+    model::{Base, Sizes},
+    object::{Entry, Pending},
+    options::Tracked,
+    recall::Recall,
+    session::{Question, Session},
+};
+use crate::{
+    error::{Context, Result, bail, ensure},
+    graph::{Control, Value},
+    image::components::fill_holes,
+    models::sam2::{predictor::token_count, prompt::Prompt, prompt_encoder::Label},
+};
+use std::sync::Arc;
+
+/// Which of the two ways a memory is made of a mask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recipe {
+    /// Of a prompted frame: from the mask with its holes filled, in the builder's behaviour cut at 0. `true` for a conditioning
+    /// frame.
+    Prompted(bool),
+    /// Of a tracked frame: from the mask as it came.
+    Tracked,
+}
+
+/// What objects recall, in the shape that is asked for.
+type Recalls<'a> = (Base, &'a [Recall<Arc<Entry>>]);
+
+impl Session {
+    /// What an object recalls on a frame.
+    ///
+    /// # Errors
+    /// `Argument` if it has no conditioning frame.
+    pub(super) fn recall(&self, object: usize, frame: usize, reverse: bool) -> Result<Recall<Arc<Entry>>> {
+        let o = &self.objects[object];
+        ensure!(
+            !o.history.prompted.is_empty(),
+            Argument,
+            "object {} has no prompt left: prompt it, or remove it",
+            o.id
+        );
+        Ok(o.history.recall(frame, reverse, &self.rules()))
+    }
+
+    /// The shape of what is recalled.
+    pub(super) fn base(&self, recall: &Recall<Arc<Entry>>) -> Base {
+        let tokens = self.image.config.hidden / self.memory.dim;
+        Base::Memories { memories: recall.memories.len(), pointers: recall.pointers.len() * tokens }
+    }
+
+    /// The most objects whose keys one binding holds.
+    pub(super) fn most(&self, base: Base) -> usize {
+        let Base::Memories { memories, pointers } = base else { return 1 };
+        let cells = (self.image.side / 16).pow(2);
+        let bytes = ((memories * cells + pointers).max(4 * cells) * self.image.config.hidden * 4) as u64;
+        (self.gpu.target().limits.binding / bytes).clamp(1, self.image.max_batch(&self.gpu) as u64) as usize
+    }
+
+    /// The answers to questions of one shape.
+    pub(super) async fn ask(
+        &mut self,
+        questions: &[Question<'_>],
+        (base, recalls): Recalls<'_>,
+        control: Control<'_>,
+    ) -> Result<Vec<Choice>> {
+        let Some(first) = questions.first() else { return Ok(Vec::new()) };
+        let clicks = |q: &Question<'_>| q.points.map_or(0, token_count);
+        // Without a point there are two that are none: one that is made up, and the padding behind it.
+        let points = clicks(first).max(2);
+        let sizes = Sizes { objects: questions.len(), points, mask: first.mask.is_some(), base };
+        let tokens: Vec<f32> = questions.iter().flat_map(|q| self.tokens(q.points)).collect();
+        let masks: Vec<f32> = questions.iter().filter_map(|q| q.mask.as_ref()).flatten().copied().collect();
+        let (mut places, mut pointers) = (Vec::new(), Vec::new());
+        for recall in recalls {
+            places.extend(recall.memories.iter().flat_map(|(entry, age)| [entry.slot as f32, *age as f32]));
+            for (entry, place) in &recall.pointers {
+                pointers.extend(self.video.pointer_tokens(&entry.choice.pointer, *place));
+            }
+        }
+        let options = self.bind_options();
+        let parts = Parts {
+            gpu: &self.gpu,
+            image: &self.image,
+            video: &self.video,
+            embedding: &self.embedding,
+            bank: &self.bank,
+            bf16: self.options.bf16,
+        };
+        let answers = self.graphs.answers(parts, sizes, &options)?;
+        let mut inputs: Vec<(Value, &[u8])> = vec![(answers.tokens, bytemuck::cast_slice(&tokens))];
+        inputs.extend(answers.mask.map(|v| (v, bytemuck::cast_slice(&masks))));
+        if let Some((at, tokens)) = answers.recalled {
+            inputs.push((at, bytemuck::cast_slice(&places)));
+            inputs.extend(tokens.map(|v| (v, bytemuck::cast_slice(&pointers))));
+        }
+        let wanted = [answers.found.masks, answers.found.scores, answers.found.pointers];
+        let out = answers.bound.run_f32(&inputs, &wanted, control).await.context(|| "decoding a frame")?;
+        // A mask prompt asks for nothing but a pointer, of one mask.
+        let tracking = matches!(base, Base::Memories { .. });
+        let several = base != Base::Raw && multimask(points_of(first.points), tracking, &self.memory);
+        let how = (&self.image.config.decoder, self.options.behaviour);
+        let n = questions.len();
+        let part = |values: &'_ [f32], i: usize| -> std::ops::Range<usize> {
+            let each = values.len() / n;
+            i * each..(i + 1) * each
+        };
+        let one = |i: usize| {
+            let of = |k: usize| &out[k][part(&out[k], i)];
+            let name = || format!("object {}", self.objects[questions[i].object].id);
+            choose([of(0), of(1), of(2)], several, how, &self.video.no_pointer).context(name)
+        };
+        (0..n).map(one).collect()
+    }
+
+    /// Output tokens and embedded points.
+    fn tokens(&self, prompt: Option<&Prompt>) -> Vec<f32> {
+        let (side, (width, height)) = (self.image.side, self.size.unwrap_or((1, 1)));
+        let (sx, sy) = (side as f32 / width as f32, side as f32 / height as f32);
+        let mut tokens = self.image.output_tokens().to_vec();
+        let mut add = |x: f32, y: f32, label| {
+            tokens.extend(self.image.prompt_encoder.point(x * sx, y * sy, label, side));
+        };
+        match prompt {
+            None => add(0.0, 0.0, Label::None),
+            Some(prompt) => {
+                if let Some([x0, y0, x1, y1]) = prompt.bounds {
+                    add(x0, y0, Label::TopLeft);
+                    add(x1, y1, Label::BottomRight);
+                }
+                for p in &prompt.points {
+                    add(p.x, p.y, if p.positive { Label::Positive } else { Label::Negative });
+                }
+            }
+        }
+        add(0.0, 0.0, Label::None);
+        tokens
+    }
+
+    /// The answer to a prompt, kept until the frame is left.
+    pub(super) fn answer(&mut self, object: usize, conditioning: bool, mut found: Vec<Choice>) -> Result<Tracked> {
+        let Some(mut choice) = found.pop() else { bail!(Internal, "a prompt without an answer") };
+        self.fill(&mut choice)?;
+        let o = &mut self.objects[object];
+        o.pending = Some(Pending { conditioning, choice: choice.clone() });
+        let id = o.id;
+        self.tracked(id, choice)
+    }
+
+    pub(super) fn tracked(&self, id: u32, choice: Choice) -> Result<Tracked> {
+        let size = self.size.unwrap_or((1, 1));
+        Tracked::new(id, choice, self.image.side / 4, size)
+    }
+
+    fn fill(&self, choice: &mut Choice) -> Result<()> {
+        let low = self.image.side / 4;
+        fill_holes(&mut choice.low, low, low, self.options.holes())
+    }
+
+    /// Remembers what was prompted on the present frame.
+    pub(super) async fn commit(&mut self, control: Control<'_>) -> Result<()> {
+        for conditioning in [false, true] {
+            let due = |pending: &Option<Pending>| pending.as_ref().is_some_and(|p| p.conditioning == conditioning);
+            let objects: Vec<usize> = (0..self.objects.len()).filter(|&i| due(&self.objects[i].pending)).collect();
+            let choice = |&i: &usize| Some((i, self.objects[i].pending.as_ref()?.choice.clone()));
+            let items: Vec<(usize, Choice)> = objects.iter().filter_map(choice).collect();
+            self.remember(items, Recipe::Prompted(conditioning), control).await?;
+            objects.into_iter().for_each(|i| self.objects[i].pending = None);
+        }
+        Ok(())
+    }
+
+    /// Remembers objects on the present frame.
+    pub(super) async fn remember(
+        &mut self,
+        items: Vec<(usize, Choice)>,
+        recipe: Recipe,
+        control: Control<'_>,
+    ) -> Result<()> {
+        let Some(frame) = self.frame.filter(|_| !items.is_empty()) else { return Ok(()) };
+        if self.bank.reserve(&self.gpu, items.len())? {
+            self.graphs.clear();
+        }
+        let most = self.image.max_batch(&self.gpu);
+        for items in items.chunks(most) {
+            let slots: Vec<usize> = items.iter().filter_map(|_| self.bank.take()).collect();
+            let done = self.encode(items, &slots, recipe, control).await;
+            if let Err(e) = done {
+                slots.into_iter().for_each(|slot| self.bank.give(slot));
+                return Err(e);
+            }
+            for ((object, choice), slot) in items.iter().zip(slots) {
+                let mut choice = choice.clone();
+                if recipe == Recipe::Tracked {
+                    self.fill(&mut choice)?;
+                }
+                let conditioning = recipe == Recipe::Prompted(true);
+                let gone = self.objects[*object].remember(frame, conditioning, Entry { slot, choice });
+                gone.into_iter().for_each(|slot| self.bank.give(slot));
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes memories of the present frame into slots of the bank.
+    async fn encode(
+        &mut self,
+        items: &[(usize, Choice)],
+        slots: &[usize],
+        recipe: Recipe,
+        control: Control<'_>,
+    ) -> Result<()> {
+        let cut = recipe != Recipe::Tracked && self.options.cuts_prompted_masks();
+        let masks: Vec<f32> = items.iter().flat_map(|(_, choice)| choice.low.iter().copied()).collect();
+        let hard = vec![f32::from(u8::from(cut)); items.len()];
+        let at =
+            |((_, choice), slot): (&(usize, Choice), &usize)| [*slot as f32, f32::from(u8::from(choice.score <= 0.0))];
+        let places: Vec<f32> = items.iter().zip(slots).flat_map(at).collect();
+        let options = self.bind_options();
+        let parts = Parts {
+            gpu: &self.gpu,
+            image: &self.image,
+            video: &self.video,
+            embedding: &self.embedding,
+            bank: &self.bank,
+            bf16: self.options.bf16,
+        };
+        let remember = self.graphs.remember(parts, items.len(), &options)?;
+        let inputs: [(Value, &[u8]); 3] = [
+            (remember.masks, bytemuck::cast_slice(&masks)),
+            (remember.hard, bytemuck::cast_slice(&hard)),
+            (remember.places, bytemuck::cast_slice(&places)),
+        ];
+        remember.bound.run(&inputs, &[], control).await.context(|| "remembering a frame")?;
+        Ok(())
+    }
+}
+
+/// Points of a prompt; the corners of a box are two.
+fn points_of(prompt: Option<&Prompt>) -> usize {
+    prompt.map_or(0, |p| p.points.len() + if p.bounds.is_some() { 2 } else { 0 })
+}

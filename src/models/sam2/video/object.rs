@@ -1,0 +1,79 @@
+//! An object that is followed, as the host knows it.
+
+use super::{choice::Choice, recall::History};
+use crate::models::sam2::prompt::Prompt;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// An object on a frame, remembered.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Its memory's slot in the bank.
+    pub(super) slot: usize,
+    /// With holes filled.
+    pub(super) choice: Choice,
+}
+
+/// An answer to a prompt on the present frame, which is remembered when the frame is left or tracked.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    /// Of a conditioning frame.
+    pub(super) conditioning: bool,
+    /// With holes filled.
+    pub(super) choice: Choice,
+}
+
+/// An object.
+#[derive(Debug)]
+pub(super) struct Object {
+    pub(super) id: u32,
+    /// Points and boxes by frame, to which further clicks are added.
+    pub(super) prompts: BTreeMap<usize, Prompt>,
+    pub(super) pending: Option<Pending>,
+    pub(super) history: History<Arc<Entry>>,
+    /// Frames that were tracked, and whether in reverse.
+    pub(super) tracked: BTreeMap<usize, bool>,
+}
+
+impl Object {
+    pub(super) fn new(id: u32) -> Self {
+        Self { id, prompts: BTreeMap::new(), pending: None, history: History::default(), tracked: BTreeMap::new() }
+    }
+
+    /// The object on a conditioning frame.
+    pub(super) fn prompted(&self, frame: usize) -> Option<&Arc<Entry>> {
+        self.history.prompted.iter().find(|(t, _)| *t == frame).map(|(_, entry)| entry)
+    }
+
+    /// What is known of the object on `frame`, which a further click refines.
+    pub(super) fn known(&self, frame: usize, conditioning: bool) -> Option<&Choice> {
+        let pending = self.pending.as_ref().filter(|p| p.conditioning == conditioning).map(|p| &p.choice);
+        let entry = || self.prompted(frame).or_else(|| self.history.tracked.get(&frame)).map(|entry| &entry.choice);
+        pending.or_else(entry)
+    }
+
+    /// Remembers the object on `frame`. Gives the slots that this makes free.
+    pub(super) fn remember(&mut self, frame: usize, conditioning: bool, entry: Entry) -> Vec<usize> {
+        let entry = Arc::new(entry);
+        let mut gone: Vec<Arc<Entry>> = Vec::new();
+        if conditioning {
+            // A frame is one or the other.
+            gone.extend(self.history.tracked.remove(&frame));
+            match self.history.prompted.iter_mut().find(|(t, _)| *t == frame) {
+                Some((_, old)) => gone.push(std::mem::replace(old, entry)),
+                None => self.history.prompted.push((frame, entry)),
+            }
+        } else if self.prompted(frame).is_some() {
+            // As the reference's preflight: what is on a conditioning frame stays.
+            gone.push(entry);
+        } else {
+            gone.extend(self.history.tracked.insert(frame, entry));
+        }
+        gone.iter().map(|entry| entry.slot).collect()
+    }
+
+    /// All slots that it holds.
+    pub(super) fn slots(&self) -> Vec<usize> {
+        let prompted = self.history.prompted.iter().map(|(_, entry)| entry.slot);
+        prompted.chain(self.history.tracked.values().map(|entry| entry.slot)).collect()
+    }
+}

@@ -1,0 +1,100 @@
+//! How a session is built, and what it tells.
+
+use super::choice::Choice;
+use crate::{
+    error::Result,
+    image::{Mask, resize},
+    models::sam2::predictor::Behaviour,
+    nn::Storage,
+};
+
+/// How to build a [`Session`](super::Session).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Pixels along the side of the square that the encoder sees; the model's own when `None`. A multiple of 32.
+    pub image_size: Option<usize>,
+    /// How matrices are kept on the device.
+    pub storage: Storage,
+    /// Builder or raw: `build_sam2_video_predictor` also cuts masks of prompted frames at 0 before they are remembered, and fills
+    /// holes of up to 8 pixels.
+    pub behaviour: Behaviour,
+    /// Fill background regions of at most this many low-resolution pixels; by the behaviour when `None`.
+    pub hole_area: Option<u64>,
+    /// Round memories to bfloat16, as both official implementations do.
+    pub bf16: bool,
+    /// A prompt on a frame that was tracked before makes it a conditioning frame, and so is never overwritten
+    /// (`add_all_frames_to_correct_as_cond`, which the reference leaves off: it tracks the frame anew and forgets the prompt).
+    pub corrections_condition: bool,
+    /// Take memories of every so many frames (`memory_temporal_stride_for_eval`).
+    pub stride: usize,
+    /// Frames of the clip. The reference's object pointers depend on it in clips of fewer than 16; a stream has no length.
+    pub frames: Option<usize>,
+    /// Refuse plans that need more bytes on the device than this, weights included.
+    pub max_bytes: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            image_size: None,
+            storage: Storage::default(),
+            behaviour: Behaviour::default(),
+            hole_area: None,
+            bf16: true,
+            corrections_condition: true,
+            stride: 1,
+            frames: None,
+            max_bytes: None,
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn holes(&self) -> u64 {
+        self.hole_area.unwrap_or(if self.cuts_prompted_masks() { 8 } else { 0 })
+    }
+
+    pub(super) fn cuts_prompted_masks(&self) -> bool {
+        self.behaviour == Behaviour::Builder
+    }
+}
+
+/// An object on a frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracked {
+    /// Its number.
+    pub object: u32,
+    /// The logit of "the object is in the picture".
+    pub score: f32,
+    /// The IoU that the model expects of the mask.
+    pub iou: f32,
+    /// Logits at a quarter of the model's side, row by row, holes filled; -1024 everywhere where the object is absent.
+    pub low_res: Vec<f32>,
+    side: usize,
+    size: (usize, usize),
+}
+
+impl Tracked {
+    pub(super) fn new(object: u32, choice: Choice, side: usize, size: (usize, usize)) -> Result<Self> {
+        let Choice { low, iou, score, .. } = choice;
+        Ok(Self { object, score, iou, low_res: low, side, size })
+    }
+
+    /// Logits at the frame's size, bilinear from the low-resolution ones in one step.
+    ///
+    /// # Errors
+    /// `Shape`.
+    pub fn logits(&self) -> Result<Vec<f32>> {
+        let (width, height) = self.size;
+        resize::bilinear(&self.low_res, (self.side, self.side), height, width)
+    }
+
+    /// The mask at the frame's size.
+    ///
+    /// # Errors
+    /// `Shape`.
+    pub fn mask(&self) -> Result<Mask> {
+        let (width, height) = self.size;
+        resize::bilinear_mask(&self.low_res, (self.side, self.side), height, width, 0.0)
+    }
+}
