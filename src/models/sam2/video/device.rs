@@ -10,7 +10,7 @@ use super::{
     session::{Question, Session},
 };
 use crate::{
-    error::{Context, Result, bail, ensure},
+    error::{Context, Result, ensure},
     graph::{Control, Value},
     image::components::fill_holes,
     models::sam2::{predictor::token_count, prompt::Prompt, prompt_encoder::Label},
@@ -25,6 +25,21 @@ pub(super) enum Recipe {
     Prompted(bool),
     /// Of a tracked frame: from the mask as it came.
     Tracked,
+}
+
+/// An object that is to be remembered.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) object: usize,
+    pub(super) choice: Choice,
+    /// The mask that it was prompted by.
+    pub(super) mask: Option<Arc<[f32]>>,
+}
+
+impl Item {
+    fn logits(&self) -> &[f32] {
+        self.mask.as_deref().unwrap_or(&self.choice.low)
+    }
 }
 
 /// What objects recall, in the shape that is asked for.
@@ -141,12 +156,11 @@ impl Session {
     }
 
     /// The answer to a prompt, kept until the frame is left.
-    pub(super) fn answer(&mut self, object: usize, conditioning: bool, mut found: Vec<Choice>) -> Result<Tracked> {
-        let Some(mut choice) = found.pop() else { bail!(Internal, "a prompt without an answer") };
-        self.fill(&mut choice)?;
+    pub(super) fn answer(&mut self, object: usize, mut pending: Pending) -> Result<Tracked> {
+        self.fill(&mut pending.choice)?;
         let o = &mut self.objects[object];
-        o.pending = Some(Pending { conditioning, choice: choice.clone() });
-        let id = o.id;
+        let (id, choice) = (o.id, pending.choice.clone());
+        o.pending = Some(pending);
         self.tracked(id, choice)
     }
 
@@ -165,21 +179,22 @@ impl Session {
         for conditioning in [false, true] {
             let due = |pending: &Option<Pending>| pending.as_ref().is_some_and(|p| p.conditioning == conditioning);
             let objects: Vec<usize> = (0..self.objects.len()).filter(|&i| due(&self.objects[i].pending)).collect();
-            let choice = |&i: &usize| Some((i, self.objects[i].pending.as_ref()?.choice.clone()));
-            let items: Vec<(usize, Choice)> = objects.iter().filter_map(choice).collect();
-            self.remember(items, Recipe::Prompted(conditioning), control).await?;
+            // Masks that were given are larger than those that were found.
+            for given in [false, true] {
+                let item = |&i: &usize| {
+                    let pending = self.objects[i].pending.as_ref().filter(|p| p.mask.is_some() == given)?;
+                    Some(Item { object: i, choice: pending.choice.clone(), mask: pending.mask.clone() })
+                };
+                let items: Vec<Item> = objects.iter().filter_map(item).collect();
+                self.remember(items, Recipe::Prompted(conditioning), control).await?;
+            }
             objects.into_iter().for_each(|i| self.objects[i].pending = None);
         }
         Ok(())
     }
 
     /// Remembers objects on the present frame.
-    pub(super) async fn remember(
-        &mut self,
-        items: Vec<(usize, Choice)>,
-        recipe: Recipe,
-        control: Control<'_>,
-    ) -> Result<()> {
+    pub(super) async fn remember(&mut self, items: Vec<Item>, recipe: Recipe, control: Control<'_>) -> Result<()> {
         let Some(frame) = self.frame.filter(|_| !items.is_empty()) else { return Ok(()) };
         if self.bank.reserve(&self.gpu, items.len())? {
             self.graphs.clear();
@@ -192,32 +207,26 @@ impl Session {
                 slots.into_iter().for_each(|slot| self.bank.give(slot));
                 return Err(e);
             }
-            for ((object, choice), slot) in items.iter().zip(slots) {
-                let mut choice = choice.clone();
+            for (item, slot) in items.iter().zip(slots) {
+                let mut choice = item.choice.clone();
                 if recipe == Recipe::Tracked {
                     self.fill(&mut choice)?;
                 }
                 let conditioning = recipe == Recipe::Prompted(true);
-                let gone = self.objects[*object].remember(frame, conditioning, Entry { slot, choice });
+                let gone = self.objects[item.object].remember(frame, conditioning, Entry { slot, choice });
                 gone.into_iter().for_each(|slot| self.bank.give(slot));
             }
         }
         Ok(())
     }
 
-    /// Encodes memories of the present frame into slots of the bank.
-    async fn encode(
-        &mut self,
-        items: &[(usize, Choice)],
-        slots: &[usize],
-        recipe: Recipe,
-        control: Control<'_>,
-    ) -> Result<()> {
+    /// Encodes memories of the present frame into slots of the bank, from masks of one size.
+    async fn encode(&mut self, items: &[Item], slots: &[usize], recipe: Recipe, control: Control<'_>) -> Result<()> {
         let cut = recipe != Recipe::Tracked && self.options.cuts_prompted_masks();
-        let masks: Vec<f32> = items.iter().flat_map(|(_, choice)| choice.low.iter().copied()).collect();
+        let masks: Vec<f32> = items.iter().flat_map(Item::logits).copied().collect();
+        let low = (masks.len() / items.len()).isqrt();
         let hard = vec![f32::from(u8::from(cut)); items.len()];
-        let at =
-            |((_, choice), slot): (&(usize, Choice), &usize)| [*slot as f32, f32::from(u8::from(choice.score <= 0.0))];
+        let at = |(item, slot): (&Item, &usize)| [*slot as f32, f32::from(u8::from(item.choice.score <= 0.0))];
         let places: Vec<f32> = items.iter().zip(slots).flat_map(at).collect();
         let options = self.bind_options();
         let parts = Parts {
@@ -228,7 +237,7 @@ impl Session {
             bank: &self.bank,
             bf16: self.options.bf16,
         };
-        let remember = self.graphs.remember(parts, items.len(), &options)?;
+        let remember = self.graphs.remember(parts, [items.len(), low], &options)?;
         let inputs: [(Value, &[u8]); 3] = [
             (remember.masks, bytemuck::cast_slice(&masks)),
             (remember.hard, bytemuck::cast_slice(&hard)),

@@ -47,7 +47,7 @@ pub(super) struct Parts<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Graphs {
     answers: HashMap<Sizes, (Answers, u64)>,
-    remember: HashMap<usize, (Remember, u64)>,
+    remember: HashMap<[usize; 2], (Remember, u64)>,
     /// Counts uses, to drop the one unused for longest.
     clock: u64,
 }
@@ -102,19 +102,24 @@ impl Graphs {
         })
     }
 
-    /// Bound for so many objects.
+    /// Bound for so many objects and masks of such a side.
     ///
     /// # Errors
     /// `OutOfMemory`, and what the device reports.
-    pub(super) fn remember(&mut self, p: Parts<'_>, objects: usize, options: &BindOptions) -> Result<&mut Remember> {
+    pub(super) fn remember(
+        &mut self,
+        p: Parts<'_>,
+        [objects, low]: [usize; 2],
+        options: &BindOptions,
+    ) -> Result<&mut Remember> {
         self.clock += 1;
-        get(&mut self.remember, objects, self.clock, || {
+        get(&mut self.remember, [objects, low], self.clock, || {
             let g = Graph::new(p.gpu.target());
-            let sizes = [objects, p.image.side];
+            let sizes = [objects, low, p.image.side];
             let RememberGraph { graph, masks, hard, places } =
                 p.video.record_remember(g, p.embedding, &p.bank.tensor, sizes, p.bf16)?;
             let bound = graph.plan()?.bind(p.gpu, options)?;
-            tracing::info!(objects, dispatches = bound.graph().dispatches().len(), "memory encoder bound");
+            tracing::info!(objects, low, dispatches = bound.graph().dispatches().len(), "memory encoder bound");
             Ok(Remember { bound, masks, hard, places })
         })
     }

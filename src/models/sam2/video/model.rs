@@ -219,16 +219,15 @@ impl VideoModel {
         Ok(Found { masks, scores, pointers })
     }
 
-    /// Objects of the encoded frame are remembered in `bank`.
+    /// Objects of the encoded frame are remembered in `bank`, from masks of side `low`.
     pub(super) fn record_remember(
         &self,
         mut g: Graph,
         e: &EmbeddingTensors,
         bank: &Tensor,
-        [objects, side]: [usize; 2],
+        [objects, low, side]: [usize; 3],
         bf16: bool,
     ) -> Result<RememberGraph> {
-        let low = side / 4;
         let masks = g.input("masks", [objects, low, low], DType::F32);
         let hard = g.input("hard", [objects], DType::F32);
         let places = g.input("places", [objects, 2], DType::F32);

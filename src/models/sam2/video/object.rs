@@ -20,6 +20,8 @@ pub(super) struct Pending {
     pub(super) conditioning: bool,
     /// With holes filled.
     pub(super) choice: Choice,
+    /// A mask prompt `(side, side)`, of which the memory is made in place of the choice's mask.
+    pub(super) mask: Option<Arc<[f32]>>,
 }
 
 /// An object.

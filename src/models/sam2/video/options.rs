@@ -25,6 +25,9 @@ pub struct Options {
     /// A prompt on a frame that was tracked before makes it a conditioning frame, and so is never overwritten
     /// (`add_all_frames_to_correct_as_cond`, which the reference leaves off: it tracks the frame anew and forgets the prompt).
     pub corrections_condition: bool,
+    /// Make the memory of a mask prompt from the mask as it was given, as transformers does; the official package makes it from
+    /// the mask at a quarter of the side.
+    pub remembers_given_masks: bool,
     /// Take memories of every so many frames (`memory_temporal_stride_for_eval`).
     pub stride: usize,
     /// Frames of the clip. The reference's object pointers depend on it in clips of fewer than 16; a stream has no length.
@@ -42,6 +45,7 @@ impl Default for Options {
             hole_area: None,
             bf16: true,
             corrections_condition: true,
+            remembers_given_masks: true,
             stride: 1,
             frames: None,
             max_bytes: None,

@@ -2,10 +2,10 @@
 
 use super::{
     bank::Bank,
-    device::Recipe,
+    device::{Item, Recipe},
     graphs::Graphs,
     model::{Base, VideoModel},
-    object::{Entry, Object},
+    object::{Entry, Object, Pending},
     options::{Options, Tracked},
     recall::{Recall, Rules},
 };
@@ -179,7 +179,8 @@ impl Session {
                 self.ask(&[question], (self.base(&recall), &[recall]), control).await?
             }
         };
-        self.answer(object, conditioning, choice)
+        let Some(choice) = choice.into_iter().next() else { bail!(Internal, "a prompt without an answer") };
+        self.answer(object, Pending { conditioning, choice, mask: None })
     }
 
     /// Prompts an object by its mask on the present frame, of any size. The mask itself is the answer.
@@ -195,16 +196,18 @@ impl Session {
         let soft = resize::antialias_mask(mask, side, side)?;
         let hard: Vec<f32> = soft.iter().map(|m| f32::from(u8::from(*m >= 0.5))).collect();
         let question = Question { object, points: None, mask: Some(self.video.downsample_mask(&hard, side)) };
-        let mut choice = self.ask(&[question], (Base::Raw, &[]), control).await?;
-        let Some(found) = choice.first_mut() else { bail!(Internal, "a prompt without an answer") };
+        let answers = self.ask(&[question], (Base::Raw, &[]), control).await?;
+        let Some(mut choice) = answers.into_iter().next() else { bail!(Internal, "a prompt without an answer") };
         let logits: Vec<f32> = hard.iter().map(|m| 20.0 * m - 10.0).collect();
         let present = hard.iter().any(|m| *m > 0.0);
-        found.low = resize::antialias_plane(&logits, (side, side), side / 4, side / 4)?;
-        (found.iou, found.score) = (1.0, if present { 10.0 } else { -10.0 });
+        choice.low = resize::antialias_plane(&logits, (side, side), side / 4, side / 4)?;
+        (choice.iou, choice.score) = (1.0, if present { 10.0 } else { -10.0 });
         if !present {
-            found.pointer.clone_from(&self.video.no_pointer);
+            choice.pointer.clone_from(&self.video.no_pointer);
         }
-        self.answer(object, conditioning, choice)
+        // transformers remembers the mask itself, the official package what is left of it at a quarter of the side.
+        let mask = self.options.remembers_given_masks.then(|| logits.into());
+        self.answer(object, Pending { conditioning, choice, mask })
     }
 
     /// Where every object is on the present frame: as prompted on conditioning frames, and followed there on others, from
@@ -234,7 +237,8 @@ impl Session {
             let questions: Vec<Question<'_>> =
                 objects.iter().map(|&object| Question { object, points: None, mask: None }).collect();
             let choices = self.ask(&questions, (base, &recalls), control).await?;
-            self.remember(objects.into_iter().zip(choices).collect(), Recipe::Tracked, control).await?;
+            let item = |(object, choice)| Item { object, choice, mask: None };
+            self.remember(objects.into_iter().zip(choices).map(item).collect(), Recipe::Tracked, control).await?;
         }
         let rules = self.rules();
         for object in &mut self.objects {
