@@ -5,7 +5,7 @@ use super::{
     graphs::Parts,
     model::{Base, Sizes},
     object::{Entry, Pending},
-    options::Tracked,
+    options::{MaskPrompts, Tracked},
     recall::Recall,
     session::{Question, Session},
 };
@@ -114,9 +114,12 @@ impl Session {
         }
         let wanted = [answers.found.masks, answers.found.scores, answers.found.pointers];
         let out = answers.bound.run_f32(&inputs, &wanted, control).await.context(|| "decoding a frame")?;
-        // A mask prompt asks for nothing but a pointer, of one mask.
         let tracking = matches!(base, Base::Memories { .. });
-        let several = base != Base::Raw && multimask(points_of(first.points), tracking, &self.memory);
+        let several = match base {
+            // A mask prompt asks for nothing but a pointer.
+            Base::Raw => self.options.mask_prompts == MaskPrompts::Transformers,
+            _ => multimask(points_of(first.points), tracking, &self.memory),
+        };
         let how = (&self.image.config.decoder, self.options.behaviour);
         let n = questions.len();
         let part = |values: &'_ [f32], i: usize| -> std::ops::Range<usize> {

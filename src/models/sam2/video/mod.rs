@@ -12,5 +12,5 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub use options::{Options, Tracked};
+pub use options::{MaskPrompts, Options, Tracked};
 pub use session::Session;

@@ -25,15 +25,24 @@ pub struct Options {
     /// A prompt on a frame that was tracked before makes it a conditioning frame, and so is never overwritten
     /// (`add_all_frames_to_correct_as_cond`, which the reference leaves off: it tracks the frame anew and forgets the prompt).
     pub corrections_condition: bool,
-    /// Make the memory of a mask prompt from the mask as it was given, as transformers does; the official package makes it from
-    /// the mask at a quarter of the side.
-    pub remembers_given_masks: bool,
+    /// Which implementation a mask prompt follows.
+    pub mask_prompts: MaskPrompts,
     /// Take memories of every so many frames (`memory_temporal_stride_for_eval`).
     pub stride: usize,
     /// Frames of the clip. The reference's object pointers depend on it in clips of fewer than 16; a stream has no length.
     pub frames: Option<usize>,
     /// Refuse plans that need more bytes on the device than this, weights included.
     pub max_bytes: Option<u64>,
+}
+
+/// What becomes of a mask prompt: here the two implementations differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MaskPrompts {
+    /// As transformers: the memory is made from the mask as it was given, the object pointer is that of the best of three masks.
+    #[default]
+    Transformers,
+    /// As the official package: from the mask at a quarter of the side, and that of the single mask.
+    Official,
 }
 
 impl Default for Options {
@@ -45,7 +54,7 @@ impl Default for Options {
             hole_area: None,
             bf16: true,
             corrections_condition: true,
-            remembers_given_masks: true,
+            mask_prompts: MaskPrompts::default(),
             stride: 1,
             frames: None,
             max_bytes: None,

@@ -6,7 +6,7 @@ use super::{
     graphs::Graphs,
     model::{Base, VideoModel},
     object::{Entry, Object, Pending},
-    options::{Options, Tracked},
+    options::{MaskPrompts, Options, Tracked},
     recall::{Recall, Rules},
 };
 use crate::{
@@ -205,8 +205,7 @@ impl Session {
         if !present {
             choice.pointer.clone_from(&self.video.no_pointer);
         }
-        // transformers remembers the mask itself, the official package what is left of it at a quarter of the side.
-        let mask = self.options.remembers_given_masks.then(|| logits.into());
+        let mask = (self.options.mask_prompts == MaskPrompts::Transformers).then(|| logits.into());
         self.answer(object, Pending { conditioning, choice, mask })
     }
 
