@@ -67,31 +67,32 @@ mod tests {
     use super::*;
     use crate::models::sam2::config::TINY;
 
-    fn answer(score: f32, ious: [f32; 4], first: f32) -> Choice {
-        let masks: Vec<f32> = (0..16).map(|i| if i < 4 { first } else { (i / 4 * 10) as f32 }).collect();
+    /// Of masks of 10, 20 and 30 everywhere, the second the best, and a first one of `single`; pointers are 0, 1, 2 and 3.
+    fn answer(score: f32, single: f32, multimask: bool) -> (f32, f32) {
+        let masks: Vec<f32> = (0..16).map(|i| if i < 4 { single } else { (i / 4 * 10) as f32 }).collect();
         let mut scores = vec![0.0; 6 * 4];
-        scores[0] = score;
-        scores[4..8].copy_from_slice(&ious);
+        (scores[0], scores[6]) = (score, 2.0);
         let pointers: Vec<f32> = (0..8).map(|i| (i / 2) as f32).collect();
         let how = (&TINY.decoder, Behaviour::Builder);
-        choose([&masks, &scores, &pointers], first.is_nan(), how, &[9.0, 9.0]).unwrap_or_else(|_| {
-            let masks: Vec<f32> = masks.iter().map(|v| if v.is_nan() { 5.0 } else { *v }).collect();
-            choose([&masks, &scores, &pointers], true, how, &[9.0, 9.0]).unwrap()
-        })
+        let found = choose([&masks, &scores, &pointers], multimask, how, &[9.0, 9.0]).unwrap();
+        (found.low[0], found.pointer[0])
     }
 
     #[test]
     fn pointers_follow_the_mask_where_there_were_several() {
-        // Several: the second is best.
-        let several = answer(1.0, [9.0, 0.0, 2.0, 1.0], f32::NAN);
-        assert_eq!((several.low[0], several.pointer[0]), (20.0, 2.0));
+        assert_eq!(answer(1.0, 5.0, true), (20.0, 2.0));
         // One, stable: itself. Unstable: the best of three, with the pointer of the single one.
-        let stable = answer(1.0, [0.0, 0.0, 2.0, 1.0], 5.0);
-        assert_eq!((stable.low[0], stable.pointer[0]), (5.0, 0.0));
-        let unstable = answer(1.0, [0.0, 0.0, 2.0, 1.0], 0.01);
-        assert_eq!((unstable.low[0], unstable.pointer[0]), (20.0, 0.0));
-        // Absent.
-        let absent = answer(0.0, [0.0, 0.0, 2.0, 1.0], 5.0);
-        assert_eq!((absent.low[0], absent.pointer[0], absent.score), (ABSENT, 9.0, 0.0));
+        assert_eq!(answer(1.0, 5.0, false), (5.0, 0.0));
+        assert_eq!(answer(1.0, 0.01, false), (20.0, 0.0));
+        assert_eq!(answer(0.0, 5.0, false), (ABSENT, 9.0));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_an_error() {
+        let how = (&TINY.decoder, Behaviour::Builder);
+        let mut masks = vec![1.0; 16];
+        masks[7] = f32::NAN;
+        let e = choose([&masks, &[0.0; 24], &[0.0; 8]], true, how, &[9.0, 9.0]).unwrap_err();
+        assert_eq!(e.kind(), crate::ErrorKind::Numeric);
     }
 }

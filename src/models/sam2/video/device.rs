@@ -4,9 +4,8 @@ use super::{
     choice::{Choice, choose, multimask},
     graphs::Parts,
     model::{Base, Sizes},
-    object::{Entry, Pending},
+    object::{Entry, Pending, Recalled},
     options::{MaskPrompts, Tracked},
-    recall::Recall,
     session::{Question, Session},
 };
 use crate::{
@@ -43,14 +42,14 @@ impl Item {
 }
 
 /// What objects recall, in the shape that is asked for.
-type Recalls<'a> = (Base, &'a [Recall<Arc<Entry>>]);
+type Recalls<'a> = (Base, &'a [Recalled]);
 
 impl Session {
     /// What an object recalls on a frame.
     ///
     /// # Errors
     /// `Argument` if it has no conditioning frame.
-    pub(super) fn recall(&self, object: usize, frame: usize, reverse: bool) -> Result<Recall<Arc<Entry>>> {
+    pub(super) fn recall(&self, object: usize, frame: usize, reverse: bool) -> Result<Recalled> {
         let o = &self.objects[object];
         ensure!(
             !o.history.prompted.is_empty(),
@@ -62,7 +61,7 @@ impl Session {
     }
 
     /// The shape of what is recalled.
-    pub(super) fn base(&self, recall: &Recall<Arc<Entry>>) -> Base {
+    pub(super) fn base(&self, recall: &Recalled) -> Base {
         let tokens = self.image.config.hidden / self.memory.dim;
         Base::Memories { memories: recall.memories.len(), pointers: recall.pointers.len() * tokens }
     }

@@ -1,6 +1,9 @@
 //! An object that is followed, as the host knows it.
 
-use super::{choice::Choice, recall::History};
+use super::{
+    choice::Choice,
+    recall::{History, Recall},
+};
 use crate::models::sam2::prompt::Prompt;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,6 +15,9 @@ pub(super) struct Entry {
     /// With holes filled.
     pub(super) choice: Choice,
 }
+
+/// What an object attends to.
+pub(super) type Recalled = Recall<Arc<Entry>>;
 
 /// An answer to a prompt on the present frame, which is remembered when the frame is left or tracked.
 #[derive(Debug, Clone)]

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
+/// Frames, each with what is remembered of it.
+type Frames<T> = Vec<(usize, T)>;
+
 /// What is remembered of an object, frame by frame: `T` is a memory and a pointer.
 #[derive(Debug, Clone)]
 pub(super) struct History<T> {
     /// Conditioning frames, which were prompted, in the order of their prompts.
-    pub(super) prompted: Vec<(usize, T)>,
+    pub(super) prompted: Frames<T>,
     /// Other frames.
     pub(super) tracked: BTreeMap<usize, T>,
 }
@@ -47,7 +50,7 @@ impl<T: Clone> History<T> {
     /// What `frame` attends to, tracked forward or in `reverse`.
     pub(super) fn recall(&self, frame: usize, reverse: bool, rules: &Rules) -> Recall<T> {
         let slots = rules.slots;
-        let (selected, others) = self.select(frame, rules.prompted);
+        let [selected, others] = self.select(frame, rules.prompted);
         // A prompted frame that is not among the selected counts as any other.
         let other = |t: usize| {
             let unselected = || others.iter().find(|(at, _)| *at == t).map(|(_, entry)| entry.clone());
@@ -96,9 +99,9 @@ impl<T: Clone> History<T> {
 
     /// The prompted frames that are attended to as such, and the others: all, or the nearest before, the nearest from
     /// `frame` on, and then the nearest of the rest.
-    fn select(&self, frame: usize, most: Option<usize>) -> (Vec<(usize, T)>, Vec<(usize, T)>) {
+    fn select(&self, frame: usize, most: Option<usize>) -> [Frames<T>; 2] {
         let Some(most) = most.filter(|most| self.prompted.len() > *most) else {
-            return (self.prompted.clone(), Vec::new());
+            return [self.prompted.clone(), Vec::new()];
         };
         let before = self.prompted.iter().map(|(t, _)| *t).filter(|t| *t < frame).max();
         let after = self.prompted.iter().map(|(t, _)| *t).filter(|t| *t >= frame).min();
@@ -110,7 +113,7 @@ impl<T: Clone> History<T> {
         let entry = |t: &usize| self.prompted.iter().find(|(at, _)| at == t).cloned();
         let selected = order.iter().filter_map(entry).collect();
         let others = self.prompted.iter().filter(|(t, _)| !order.contains(t)).cloned().collect();
-        (selected, others)
+        [selected, others]
     }
 }
 

@@ -5,9 +5,9 @@ use super::{
     device::{Item, Recipe},
     graphs::Graphs,
     model::{Base, VideoModel},
-    object::{Entry, Object, Pending},
+    object::{Object, Pending, Recalled},
     options::{MaskPrompts, Options, Tracked},
-    recall::{Recall, Rules},
+    recall::Rules,
 };
 use crate::{
     error::{Context, Result, bail, ensure},
@@ -23,7 +23,6 @@ use crate::{
     nn::Loader,
     weights::Weights,
 };
-use std::sync::Arc;
 
 /// SAM 2 on a clip or a stream: one frame at a time is on the device, and of the others what is remembered of the objects.
 ///
@@ -55,6 +54,13 @@ pub(super) struct Question<'a> {
     pub(super) points: Option<&'a Prompt>,
     /// Logits `(low, low)` to refine.
     pub(super) mask: Option<Vec<f32>>,
+}
+
+/// Objects of one shape.
+struct Group {
+    base: Base,
+    objects: Vec<usize>,
+    recalls: Vec<Recalled>,
 }
 
 impl Session {
@@ -218,7 +224,8 @@ impl Session {
     pub async fn track(&mut self, reverse: bool, control: Control<'_>) -> Result<Vec<Tracked>> {
         let (frame, _) = self.present()?;
         self.commit(control).await?;
-        let mut groups: Vec<(Base, Vec<(usize, Recall<Arc<Entry>>)>)> = Vec::new();
+        // Objects that attend to as much go through the device together.
+        let mut groups: Vec<Group> = Vec::new();
         for object in 0..self.objects.len() {
             if self.objects[object].prompted(frame).is_some() {
                 continue;
@@ -226,13 +233,15 @@ impl Session {
             let recall = self.recall(object, frame, reverse)?;
             let base = self.base(&recall);
             let most = self.most(base);
-            match groups.iter_mut().find(|(b, members)| *b == base && members.len() < most) {
-                Some((_, members)) => members.push((object, recall)),
-                None => groups.push((base, vec![(object, recall)])),
+            match groups.iter_mut().find(|group| group.base == base && group.objects.len() < most) {
+                Some(group) => {
+                    group.objects.push(object);
+                    group.recalls.push(recall);
+                }
+                None => groups.push(Group { base, objects: vec![object], recalls: vec![recall] }),
             }
         }
-        for (base, members) in groups {
-            let (objects, recalls): (Vec<usize>, Vec<_>) = members.into_iter().unzip();
+        for Group { base, objects, recalls } in groups {
             let questions: Vec<Question<'_>> =
                 objects.iter().map(|&object| Question { object, points: None, mask: None }).collect();
             let choices = self.ask(&questions, (base, &recalls), control).await?;

@@ -78,7 +78,7 @@ fn prompt_all(s: &mut Session) {
     let io = read("clip");
     for id in [1, 2] {
         let labels = io.tensor(&format!("in.o{id}.labels")).unwrap();
-        let labels: Vec<i32> = bytemuck::pod_collect_to_vec(&labels.bytes());
+        let labels: Vec<i32> = bytemuck::pod_collect_to_vec(labels.bytes());
         let points = get(&io, &format!("in.o{id}.points"));
         let clicks = points.chunks(2).zip(labels);
         let clicks = clicks.fold(Prompt::default(), |all, (p, label)| all.and_point(p[0], p[1], label == 1));
