@@ -163,7 +163,9 @@ fn a_scripted_session_is_that_of_the_official_package() {
                 let logits = found.logits().unwrap();
                 let half: Vec<f32> = (0..128 * 128).map(|i| logits[i / 128 * 512 + i % 128 * 2]).collect();
                 let nmse = deviation(&half, &get(&io, tag)[which * 128 * 128..][..128 * 128]).0;
-                assert!(nmse < 2e-6, "{tag}: {nmse:.1e}");
+                // Before anything was tracked, and after memories were rounded.
+                let allowed = if tag.starts_with("a.") { 1e-7 } else { 1e-4 };
+                assert!(nmse < allowed, "{tag}: {nmse:.1e}");
             }
             "propagate" => {
                 let reverse = step["reverse"] == true;
