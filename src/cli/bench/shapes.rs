@@ -19,9 +19,9 @@ pub(super) struct Filter {
     /// Only calls whose weights (or else inputs) are stored like this
     #[arg(long, value_name = "TYPE", value_parser = dtype)]
     dtype: Option<DType>,
-    /// standard; of a model: sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini (SAM 2), flux1-dev, flux1-schnell,
-    /// flux1-fill-dev, flux1-canny-dev, flux2-klein-4b, flux2-klein-9b, flux2-dev (a step at 1024 x 1024); or a file that
-    /// `list --json` or `run --json` wrote
+    /// standard; of a model: sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini (SAM 2, a picture and a click; with
+    /// -video a frame of a clip and an object in it), flux1-dev, flux1-schnell, flux1-fill-dev, flux1-canny-dev,
+    /// flux2-klein-4b, flux2-klein-9b, flux2-dev (a step at 1024 x 1024); or a file that `list --json` or `run --json` wrote
     #[arg(long, value_name = "SET|FILE", default_value = "standard")]
     shapes: String,
 }
@@ -86,19 +86,26 @@ fn recordings(name: &str, global: &Global) -> Outcome<Option<Vec<(&'static str, 
     if let Some((_, config)) = flux::config::RELEASED.iter().find(|(flux, _)| *flux == name) {
         return Ok(Some(flux::recordings(&global.open_gpu()?, config)?));
     }
-    let sam2 = |(size, _): &(&str, sam2::Config)| name.strip_prefix("sam2-") == size.strip_prefix("hiera-");
+    let (model, video) = name.strip_suffix("-video").map_or((name, false), |model| (model, true));
+    let sam2 = |(size, _): &(&str, sam2::Config)| model.strip_prefix("sam2-") == size.strip_prefix("hiera-");
     let config = match sam2::config::SIZES.into_iter().find(sam2) {
         Some((_, config)) => config,
-        None if name == "mini" => sam2::mini()?.0,
+        None if model == "mini" => sam2::mini()?.0,
         None => return Ok(None),
     };
-    Ok(Some(pollster::block_on(sam2::recordings(&global.open_gpu()?, &config))?))
+    let gpu = global.open_gpu()?;
+    Ok(Some(match video {
+        true => pollster::block_on(sam2::video::recordings(&gpu, &config))?,
+        false => pollster::block_on(sam2::recordings(&gpu, &config))?,
+    }))
 }
 
 fn from_file(path: &str) -> Result<Vec<Work>> {
     if !Path::new(path).is_file() {
         let flux = flux::config::RELEASED.map(|(name, _)| name).join(", ");
-        let sets = format!("standard, sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini, {flux}");
+        let sets = format!(
+            "standard, sam2-tiny, sam2-small, sam2-base-plus, sam2-large, mini, each of these with -video, {flux}"
+        );
         return Err(Error::new(ErrorKind::NotFound, format!("no shapes '{path}': it is no file and none of {sets}")));
     }
     let text = std::fs::read_to_string(path)

@@ -11,6 +11,8 @@ mod recall;
 mod session;
 #[cfg(test)]
 mod tests;
+mod workload;
 
 pub use options::{MaskPrompts, Options, Tracked};
 pub use session::Session;
+pub use workload::recordings;
