@@ -1,8 +1,8 @@
 //! Memories on the device: slots that are taken and given back.
 
 use crate::{
-    error::Result,
-    gpu::{Gpu, Tensor},
+    error::{Result, ensure},
+    gpu::{Gpu, Tensor, Usage},
     shape::DType,
 };
 
@@ -40,6 +40,34 @@ impl Bank {
     /// A slot that [`reserve`](Self::reserve) has made room for.
     pub(super) fn take(&mut self) -> Option<usize> {
         self.free.pop()
+    }
+
+    /// The memories in `slots`, one after the other.
+    pub(super) async fn read(&self, gpu: &Gpu, slots: &[usize]) -> Result<Vec<f32>> {
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        let each = self.slot_bytes();
+        let all = each * slots.len() as u64;
+        let staging = gpu.buffer("read", all, Usage::Download)?;
+        let mut submission = gpu.submission();
+        for (i, slot) in slots.iter().enumerate() {
+            submission.copy(self.tensor.buffer(), *slot as u64 * each, &staging, i as u64 * each, each);
+        }
+        submission.submit();
+        staging.map_read(gpu, all, bytemuck::pod_collect_to_vec).await
+    }
+
+    /// Puts a memory into a slot.
+    pub(super) fn write(&self, gpu: &Gpu, slot: usize, memory: &[f32]) -> Result<()> {
+        let fits = memory.len() as u64 * 4 == self.slot_bytes();
+        ensure!(fits, Internal, "a memory of {} values", memory.len());
+        gpu.write(self.tensor.buffer(), slot as u64 * self.slot_bytes(), bytemuck::cast_slice(memory));
+        gpu.check()
+    }
+
+    fn slot_bytes(&self) -> u64 {
+        (self.memory[0] * self.memory[1] * 4) as u64
     }
 
     /// A memory that nothing attends to any more.

@@ -127,7 +127,7 @@ impl Session {
         };
         let one = |i: usize| {
             let of = |k: usize| &out[k][part(&out[k], i)];
-            let name = || format!("object {}", self.objects[questions[i].object].id);
+            let name = || format!("object {}", questions[i].id);
             choose([of(0), of(1), of(2)], several, how, &self.video.no_pointer).context(name)
         };
         (0..n).map(one).collect()
@@ -157,21 +157,12 @@ impl Session {
         tokens
     }
 
-    /// The answer to a prompt, kept until the frame is left.
-    pub(super) fn answer(&mut self, object: usize, mut pending: Pending) -> Result<Tracked> {
-        self.fill(&mut pending.choice)?;
-        let o = &mut self.objects[object];
-        let (id, choice) = (o.id, pending.choice.clone());
-        o.pending = Some(pending);
-        self.tracked(id, choice)
-    }
-
     pub(super) fn tracked(&self, id: u32, choice: Choice) -> Result<Tracked> {
         let size = self.size.unwrap_or((1, 1));
         Tracked::new(id, choice, self.image.side / 4, size)
     }
 
-    fn fill(&self, choice: &mut Choice) -> Result<()> {
+    pub(super) fn fill(&self, choice: &mut Choice) -> Result<()> {
         let low = self.image.side / 4;
         fill_holes(&mut choice.low, low, low, self.options.holes())
     }

@@ -3,11 +3,14 @@
 mod bank;
 mod choice;
 mod device;
+mod directions;
 mod graphs;
 mod model;
 mod object;
 mod options;
+mod prompting;
 mod recall;
+mod saved;
 mod session;
 #[cfg(test)]
 mod tests;

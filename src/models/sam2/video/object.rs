@@ -2,6 +2,7 @@
 
 use super::{
     choice::Choice,
+    directions::Directions,
     recall::{History, Recall},
 };
 use crate::models::sam2::prompt::Prompt;
@@ -38,13 +39,18 @@ pub(super) struct Object {
     pub(super) prompts: BTreeMap<usize, Prompt>,
     pub(super) pending: Option<Pending>,
     pub(super) history: History<Arc<Entry>>,
-    /// Frames that were tracked, and whether in reverse.
-    pub(super) tracked: BTreeMap<usize, bool>,
+    pub(super) tracked: Directions,
 }
 
 impl Object {
     pub(super) fn new(id: u32) -> Self {
-        Self { id, prompts: BTreeMap::new(), pending: None, history: History::default(), tracked: BTreeMap::new() }
+        Self {
+            id,
+            prompts: BTreeMap::new(),
+            pending: None,
+            history: History::default(),
+            tracked: Directions::default(),
+        }
     }
 
     /// The object on a conditioning frame.
@@ -79,9 +85,18 @@ impl Object {
         gone.iter().map(|entry| entry.slot).collect()
     }
 
+    /// Its conditioning frame `frame` counts as one that was never tracked, of which there is a memory. After
+    /// `clear_all_prompts_in_frame`. Says whether there was one.
+    pub(super) fn downgrade(&mut self, frame: usize) -> bool {
+        let Some(at) = self.history.prompted.iter().position(|(t, _)| *t == frame) else { return false };
+        let (_, entry) = self.history.prompted.remove(at);
+        self.history.tracked.insert(frame, entry);
+        self.tracked.remove(frame);
+        true
+    }
+
     /// All slots that it holds.
     pub(super) fn slots(&self) -> Vec<usize> {
-        let prompted = self.history.prompted.iter().map(|(_, entry)| entry.slot);
-        prompted.chain(self.history.tracked.values().map(|entry| entry.slot)).collect()
+        self.history.entries().map(|entry| entry.slot).collect()
     }
 }

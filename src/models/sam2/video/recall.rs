@@ -65,7 +65,9 @@ impl<T: Clone> History<T> {
         let most = rules.frames.map_or(rules.pointers, |n| n.min(rules.pointers));
         // A clip of one frame has no other frame to point to.
         let longest = (most.max(2) - 1) as f32;
-        let signed = |t: usize| if reverse { t as f32 - frame as f32 } else { frame as f32 - t as f32 };
+        // Not from rounded numbers: a stream's frames may have large ones.
+        let ahead = |a: usize, b: usize| a as i64 - b as i64;
+        let signed = |t: usize| (if reverse { ahead(t, frame) } else { ahead(frame, t) }) as f32;
         let past = selected.iter().filter(|(t, _)| signed(*t) >= 0.0);
         let mut pointers: Vec<(T, f32)> = past.map(|(t, entry)| (entry.clone(), signed(*t) / longest)).collect();
         for back in 1..most {
@@ -84,6 +86,11 @@ impl<T: Clone> History<T> {
         let far = |t: usize| !near(t, frame) && !self.prompted.iter().any(|(p, _)| near(t, *p));
         let gone: Vec<usize> = self.tracked.keys().copied().filter(|t| far(*t)).collect();
         gone.into_iter().filter_map(|t| self.tracked.remove(&t)).collect()
+    }
+
+    /// Of conditioning frames, then of the others.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &T> {
+        self.prompted.iter().map(|(_, entry)| entry).chain(self.tracked.values())
     }
 
     /// The frame whose memory is `back` steps away.

@@ -5,19 +5,19 @@ use super::{
     device::{Item, Recipe},
     graphs::Graphs,
     model::{Base, VideoModel},
-    object::{Object, Pending, Recalled},
-    options::{MaskPrompts, Options, Tracked},
+    object::{Object, Recalled},
+    options::{Options, Tracked},
     recall::Rules,
 };
 use crate::{
     error::{Context, Result, bail, ensure},
     gpu::Gpu,
     graph::{BindOptions, Bound, Control, Graph, SlotPool, Value},
-    image::{Mask, Picture, resize},
+    image::Picture,
     models::sam2::{
         config::{Config, Memory},
         model::{EmbeddingTensors, Model},
-        predictor::{Predictor, token_count},
+        predictor::Predictor,
         prompt::Prompt,
     },
     nn::Loader,
@@ -36,6 +36,8 @@ pub struct Session {
     pub(super) video: VideoModel,
     pub(super) memory: Memory,
     pub(super) options: Options,
+    /// Tells the weights.
+    pub(super) digest: String,
     pool: SlotPool,
     pub(super) embedding: EmbeddingTensors,
     encoder: Option<(Bound, Value)>,
@@ -48,9 +50,13 @@ pub struct Session {
     pub(super) size: Option<(usize, usize)>,
 }
 
+/// Frames have lower numbers, or this one: others are counted from them.
+pub(super) const LAST_FRAME: usize = i32::MAX as usize;
+
 /// What is asked of an object on the present frame.
 pub(super) struct Question<'a> {
-    pub(super) object: usize,
+    /// The object.
+    pub(super) id: u32,
     pub(super) points: Option<&'a Prompt>,
     /// Logits `(low, low)` to refine.
     pub(super) mask: Option<Vec<f32>>,
@@ -84,6 +90,7 @@ impl Session {
             video,
             memory,
             options,
+            digest: weights.digest()?,
             pool: SlotPool::default(),
             embedding,
             encoder: None,
@@ -125,6 +132,7 @@ impl Session {
         size: (usize, usize),
         control: Control<'_>,
     ) -> Result<()> {
+        ensure!(index <= LAST_FRAME, Argument, "frame {index}: the last that can be is {LAST_FRAME}");
         let known = *self.size.get_or_insert(size);
         ensure!(
             known == size,
@@ -147,72 +155,6 @@ impl Session {
         bound.run(&[input], &[], control).await.context(|| format!("encoding frame {index}"))?;
         self.frame = Some(index);
         Ok(())
-    }
-
-    /// Prompts an object on the present frame, a new one if there is none of this number, by points, a box or both; more
-    /// points of an object that was prompted there are added to those before with `more`. What is known of the object on
-    /// this frame is refined.
-    ///
-    /// # Errors
-    /// `Argument` for a prompt that cannot be meant, or before a frame is there; `Numeric`, `Cancelled`, and what the device
-    /// reports.
-    pub async fn prompt(&mut self, id: u32, prompt: &Prompt, more: bool, control: Control<'_>) -> Result<Tracked> {
-        let (frame, (width, height)) = self.present()?;
-        prompt.check_inside(width, height)?;
-        ensure!(token_count(prompt) > 0, Argument, "object {id}: a prompt without points or box");
-        ensure!(prompt.mask.is_none(), Argument, "object {id}: a mask is a prompt of its own");
-        ensure!(
-            !more || prompt.bounds.is_none(),
-            Argument,
-            "object {id}: a box begins a prompt, it cannot be added to one"
-        );
-        let object = self.object(id);
-        let o = &mut self.objects[object];
-        let earlier = o.prompts.remove(&frame).filter(|_| more);
-        let mut whole = earlier.unwrap_or_default();
-        whole.bounds = whole.bounds.or(prompt.bounds);
-        whole.points.extend(&prompt.points);
-        o.prompts.insert(frame, whole.clone());
-
-        let (direction, conditioning) = self.standing(object, frame);
-        let known = self.objects[object].known(frame, conditioning);
-        let mask = known.map(|choice| choice.low.iter().map(|l| l.clamp(-32.0, 32.0)).collect());
-        let question = Question { object, points: Some(&whole), mask };
-        let choice = match direction {
-            None => self.ask(&[question], (Base::Image, &[]), control).await?,
-            Some(reverse) => {
-                let recall = self.recall(object, frame, reverse)?;
-                self.ask(&[question], (self.base(&recall), &[recall]), control).await?
-            }
-        };
-        let Some(choice) = choice.into_iter().next() else { bail!(Internal, "a prompt without an answer") };
-        self.answer(object, Pending { conditioning, choice, mask: None })
-    }
-
-    /// Prompts an object by its mask on the present frame, of any size. The mask itself is the answer.
-    ///
-    /// # Errors
-    /// As [`prompt`](Self::prompt).
-    pub async fn prompt_mask(&mut self, id: u32, mask: &Mask, control: Control<'_>) -> Result<Tracked> {
-        let (frame, _) = self.present()?;
-        let side = self.image.side;
-        let object = self.object(id);
-        self.objects[object].prompts.remove(&frame);
-        let (_, conditioning) = self.standing(object, frame);
-        let soft = resize::antialias_mask(mask, side, side)?;
-        let hard: Vec<f32> = soft.iter().map(|m| f32::from(u8::from(*m >= 0.5))).collect();
-        let question = Question { object, points: None, mask: Some(self.video.downsample_mask(&hard, side)) };
-        let answers = self.ask(&[question], (Base::Raw, &[]), control).await?;
-        let Some(mut choice) = answers.into_iter().next() else { bail!(Internal, "a prompt without an answer") };
-        let logits: Vec<f32> = hard.iter().map(|m| 20.0 * m - 10.0).collect();
-        let present = hard.iter().any(|m| *m > 0.0);
-        choice.low = resize::antialias_plane(&logits, (side, side), side / 4, side / 4)?;
-        (choice.iou, choice.score) = (1.0, if present { 10.0 } else { -10.0 });
-        if !present {
-            choice.pointer.clone_from(&self.video.no_pointer);
-        }
-        let mask = (self.options.mask_prompts == MaskPrompts::Transformers).then(|| logits.into());
-        self.answer(object, Pending { conditioning, choice, mask })
     }
 
     /// Where every object is on the present frame: as prompted on conditioning frames, and followed there on others, from
@@ -243,7 +185,7 @@ impl Session {
         }
         for Group { base, objects, recalls } in groups {
             let questions: Vec<Question<'_>> =
-                objects.iter().map(|&object| Question { object, points: None, mask: None }).collect();
+                objects.iter().map(|&i| Question { id: self.objects[i].id, points: None, mask: None }).collect();
             let choices = self.ask(&questions, (base, &recalls), control).await?;
             let item = |(object, choice)| Item { object, choice, mask: None };
             self.remember(objects.into_iter().zip(choices).map(item).collect(), Recipe::Tracked, control).await?;
@@ -263,6 +205,22 @@ impl Session {
         found.into_iter().map(|(id, choice)| self.tracked(id, choice)).collect()
     }
 
+    /// The next frame of a stream: [`set_frame`](Self::set_frame), then [`track`](Self::track). Without objects nothing is
+    /// found. To prompt objects on this frame before they are tracked, call the two with the prompts in between.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub async fn step(
+        &mut self,
+        index: usize,
+        picture: &Picture,
+        reverse: bool,
+        control: Control<'_>,
+    ) -> Result<Vec<Tracked>> {
+        self.set_frame(index, picture, control).await?;
+        self.track(reverse, control).await
+    }
+
     /// Takes an object out. Others do not change. Says whether there was one.
     pub fn remove(&mut self, id: u32) -> bool {
         let Some(at) = self.objects.iter().position(|o| o.id == id) else { return false };
@@ -280,28 +238,11 @@ impl Session {
         (self.frame, self.size) = (None, None);
     }
 
-    fn present(&self) -> Result<(usize, (usize, usize))> {
+    pub(super) fn present(&self) -> Result<(usize, (usize, usize))> {
         match (self.frame, self.size) {
             (Some(frame), Some(size)) => Ok((frame, size)),
             _ => bail!(Argument, "no frame is there yet"),
         }
-    }
-
-    /// The object of this number.
-    fn object(&mut self, id: u32) -> usize {
-        match self.objects.iter().position(|o| o.id == id) {
-            Some(at) => at,
-            None => {
-                self.objects.push(Object::new(id));
-                self.objects.len() - 1
-            }
-        }
-    }
-
-    /// How `frame` was tracked, if it was, and whether a prompt makes it a conditioning frame.
-    fn standing(&self, object: usize, frame: usize) -> (Option<bool>, bool) {
-        let direction = self.objects[object].tracked.get(&frame).copied();
-        (direction, direction.is_none() || self.options.corrections_condition)
     }
 
     pub(super) fn rules(&self) -> Rules {

@@ -1,6 +1,8 @@
 //! Sessions against the two official implementations: transformers, whose memories were kept in f32 for these tensors, and
 //! the official package, which rounds memories to bfloat16. What is expected is kept in f16.
 
+mod saved;
+
 use super::{Options, Session, Tracked};
 use crate::{
     error::Result,
