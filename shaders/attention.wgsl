@@ -48,7 +48,7 @@ struct Params {
     // (x, y)
     key_grid: vec2<u32>,
     query_grid: vec2<u32>,
-    // offset, head, row; in elements
+    // offset, head, row, batch; in elements
     bias: vec4<u32>,
 }
 @group(0) @binding(0) var<uniform> p: Params;
@@ -201,7 +201,7 @@ fn load_v(at: Place, row: u32, i: u32) -> vec4<f32> {
 // The score of query t and a key, either of which may be beyond the end, from their product.
 fn masked_score(at: Place, product: f32, t: u32, key: u32) -> f32 {
 #if BIAS
-    let b = p.bias.x + at.head * p.bias.y + min(t, p.queries - 1u) * p.bias.z + min(key, at.end - 1u);
+    let b = p.bias.x + at.batch * p.bias.w + at.head * p.bias.y + min(t, p.queries - 1u) * p.bias.z + min(key, at.end - 1u);
     let score = fma(product, p.scale, bias[b] * 1.44269504089);
 #else
     let score = product * p.scale;

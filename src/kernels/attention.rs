@@ -97,7 +97,7 @@ struct Params {
     values: u32,
     key_grid: [u32; 2],
     query_grid: [u32; 2],
-    /// offset, head, row; in elements.
+    /// offset, head, row, batch; in elements.
     bias: [u32; 4],
 }
 
@@ -191,7 +191,7 @@ pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
         key_grid: [width_of_grid, height],
         query_grid: [width_of_grid, height].map(|n| n / pool as u32),
         // A row of -1 is the largest u32: sums wrap.
-        bias: bias.map_or([0; 4], |b| [b.offset as u32, b.head as u32, b.row as u32, 0]),
+        bias: bias.map_or([0; 4], |b| [b.offset as u32, b.head as u32, b.row as u32, b.batch as u32]),
     };
     let mut defines = tiling.defines;
     defines.push(("WINDOW", a.windows.is_some().into()));

@@ -258,7 +258,7 @@ impl Layer {
             windows: None,
         };
         let value = bias.value(g);
-        let bias = Some(Bias { value, offset: all.len - 1, head: 2 * all.len - 1, row: -1 });
+        let bias = Some(Bias { value, offset: all.len - 1, batch: 0, head: 2 * all.len - 1, row: -1 });
         let y = masked_attention(g, Masked { bias, ..Masked::from(call) })?;
         let residual = |x| Apply { residual: Some(tokens(x)), ..Apply::default() };
         let y = self.o.run(g, tokens(y), residual(x))?;

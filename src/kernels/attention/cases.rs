@@ -28,8 +28,8 @@ struct Call {
     windows: Option<([usize; 2], usize, usize, usize)>,
     causal: bool,
     share: usize,
-    /// The input with the bias, its offset and strides of head and row.
-    bias: Option<(usize, usize, usize, isize)>,
+    /// The input with the bias, its offset and strides of batch and head, and that of rows.
+    bias: Option<(usize, [usize; 3], isize)>,
     value_dim: Option<usize>,
 }
 
@@ -49,7 +49,10 @@ impl Call {
             v: operand(self.v),
             windows: self.windows.map(|(grid, size, pool, pad)| Windows { grid, size, pool, pad: inputs[pad] }),
         };
-        let bias = self.bias.map(|(input, offset, head, row)| Bias { value: inputs[input], offset, head, row });
+        let bias = self.bias.map(|(input, [offset, batch, head], row)| {
+            let value = inputs[input];
+            Bias { value, offset, batch, head, row }
+        });
         masked_attention(g, Masked { call, causal: self.causal, share: self.share, bias, value_dim: self.value_dim })
     }
 
@@ -84,8 +87,8 @@ impl Call {
                     let (q, kv) = (row(self.q, b, h, Some(t), self.head_dim), h / self.share);
                     let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
                     let bias = |n: Option<usize>| match (self.bias, n) {
-                        (Some((input, offset, head, row)), Some(n)) => {
-                            let at = (offset + h * head + n) as isize + t as isize * row;
+                        (Some((input, [offset, batch, head], row)), Some(n)) => {
+                            let at = (offset + b * batch + h * head + n) as isize + t as isize * row;
                             f64::from(inputs[input].values[at as usize])
                         }
                         _ => 0.0,
@@ -194,6 +197,39 @@ fn narrow(name: &str, [batch, heads, queries, keys, head_dim, values]: [usize; 6
     call.case(&format!("{name}, values of {values},"), inputs, TOLERANCE)
 }
 
+/// As SAM 2 meets memories of which some objects have fewer: keys that are masked, others for each batch element.
+fn padded(name: &str, [batch, queries, keys, head_dim, values]: [usize; 5], shared: bool) -> Case {
+    let mut random = Random::new((queries * 31 + keys * 7 + head_dim + 1) as u64);
+    let part = |input, tokens: usize, row: usize| Part { input, offset: 0, batch: tokens * row, row, head: row };
+    let mut input = |n, tokens, width| Input::f32([n, tokens, width], random.values(n * tokens * width));
+    let mut inputs = vec![
+        input(if shared { 1 } else { batch }, queries, head_dim),
+        input(batch, keys, head_dim),
+        input(batch, keys, values),
+    ];
+    // The first has all, the second none but the last, the others a hole of other places.
+    let live = |b: usize, n: usize| b == 0 || (n + 7 * b) % keys > keys / 2 && b > 1 || n == keys - 1;
+    let mask = (0..batch * keys).map(|i| if live(i / keys, i % keys) { 0.0 } else { -1e30 });
+    inputs.push(Input::f32([batch, keys], mask.collect()));
+    let call = Call {
+        batch,
+        heads: 1,
+        head_dim,
+        queries,
+        keys,
+        scale: 4.0 / (head_dim as f32).sqrt(),
+        q: if shared { Part { batch: 0, ..part(0, queries, head_dim) } } else { part(0, queries, head_dim) },
+        k: part(1, keys, head_dim),
+        v: part(2, keys, values),
+        windows: None,
+        causal: false,
+        share: 1,
+        bias: Some((3, [0, keys, 0], 0)),
+        value_dim: Some(values),
+    };
+    call.case(&format!("{name}, values of {values},"), inputs, TOLERANCE)
+}
+
 /// A fused projection, rows `[q | k | v]` as in Hiera; with windows of `size` if not 0.
 fn fused(name: &str, batch: usize, heads: usize, head_dim: usize, grid: [usize; 2], size: usize, pool: usize) -> Case {
     let (dim, keys) = (heads * head_dim, grid[0] * grid[1]);
@@ -239,8 +275,8 @@ fn masked(name: &str, [batch, heads, share, queries, keys, head_dim]: [usize; 6]
     let mut inputs = vec![Input::f32([batch, tokens, row], random.values(batch * tokens * row))];
     // As T5's, by the distance of key and query; or any.
     let (count, at) = match bias {
-        "relative" => (heads * (queries + keys - 1), Some((1, queries - 1, queries + keys - 1, -1))),
-        "full" => (heads * queries * keys, Some((1, 0, queries * keys, keys as isize))),
+        "relative" => (heads * (queries + keys - 1), Some((1, [queries - 1, 0, queries + keys - 1], -1))),
+        "full" => (heads * queries * keys, Some((1, [0, 0, queries * keys], keys as isize))),
         _ => (0, None),
     };
     if at.is_some() {
@@ -282,6 +318,8 @@ pub fn cases() -> Vec<Case> {
         plain("memory", [1, 1, 33, 70, 256], false, 1.0),
         narrow("memory", [2, 1, 33, 70, 256, 64]),
         narrow("memory, split", [1, 1, 9, 1500, 256, 64]),
+        padded("memories of objects", [3, 33, 70, 256, 64], true),
+        padded("memories of objects, split", [2, 9, 1500, 256, 64], false),
         narrow("wider than the keys", [1, 2, 20, 33, 16, 24]),
         plain("vae", [1, 1, 18, 35, 512], false, 1.0),
         // Scores to several hundred: a sum of exp without its maximum overflows.

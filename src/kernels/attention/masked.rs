@@ -35,8 +35,8 @@ impl From<Attention> for Masked {
     }
 }
 
-/// Where the bias of head `h`, query `t` and key `n` is: `offset + h * head + t * row + n`, in f32 elements. Every batch
-/// element has the same.
+/// Where the bias of batch element `b`, head `h`, query `t` and key `n` is: `offset + b * batch + h * head + t * row + n`, in
+/// f32 elements.
 ///
 /// A bias that depends on `n - t` alone has one line a head: `row` -1, `offset` the number of queries less one. Values are
 /// finite: to mask by a bias, take -1e30.
@@ -46,6 +46,9 @@ pub struct Bias {
     pub value: Value,
     /// The bias of the first head, query and key.
     pub offset: usize,
+    /// From one batch element to the next; 0 if they share it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub batch: usize,
     /// From one head to the next.
     pub head: usize,
     /// From one query to the next.
@@ -54,11 +57,11 @@ pub struct Bias {
 
 impl Bias {
     /// # Errors
-    /// `Shape` if there is not a bias for every head, query and key of `a`.
+    /// `Shape` if there is not a bias for every batch element, head, query and key of `a`.
     pub(super) fn check(&self, g: &Graph, a: &Attention) -> Result<()> {
         let first = self.offset as isize;
         let last_row = first + (a.queries as isize - 1) * self.row;
-        let end = first.max(last_row) + ((a.heads - 1) * self.head + a.keys) as isize;
+        let end = first.max(last_row) + ((a.batch - 1) * self.batch + (a.heads - 1) * self.head + a.keys) as isize;
         let (shape, dtype) = (g.shape(self.value), g.dtype(self.value));
         ensure!(
             dtype == DType::F32
@@ -66,7 +69,8 @@ impl Bias {
                 && end as usize <= shape.count()
                 && end <= u32::MAX as isize,
             Shape,
-            "attention: {self:?} is {shape} {dtype:?}, for {} heads, {} queries and {} keys",
+            "attention: {self:?} is {shape} {dtype:?}, for {} times {} heads, {} queries and {} keys",
+            a.batch,
             a.heads,
             a.queries,
             a.keys
@@ -101,7 +105,7 @@ mod tests {
             let mut g = Graph::new(&Target::default());
             let mut call = Masked::from(fused(&mut g, 4, 16, 64));
             let value = g.input("bias", [4, 127], DType::F32);
-            call.bias = Some(Bias { value, offset: 63, head: 127, row: -1 });
+            call.bias = Some(Bias { value, offset: 63, batch: 0, head: 127, row: -1 });
             change(&mut call);
             masked_attention(&mut g, call).is_err_and(|e| [ErrorKind::Shape, ErrorKind::Argument].contains(&e.kind()))
         };
@@ -116,9 +120,20 @@ mod tests {
         assert!(refused(&|m| m.call.windows = Some(Windows { grid: [8, 8], size: 4, pool: 1, pad: m.call.q.value })));
         let mut g = Graph::new(&Target::default());
         let value = g.input("bias", [1], DType::F32);
-        assert!(refused(&bias(Bias { value, offset: 62, head: 127, row: -1 })));
-        assert!(refused(&bias(Bias { value, offset: 64, head: 127, row: -1 })));
-        assert!(refused(&bias(Bias { value, offset: 63, head: 128, row: -1 })));
-        assert!(refused(&bias(Bias { value, offset: 0, head: 0, row: 8 })));
+        assert!(refused(&bias(Bias { value, offset: 62, batch: 0, head: 127, row: -1 })));
+        assert!(refused(&bias(Bias { value, offset: 64, batch: 0, head: 127, row: -1 })));
+        assert!(refused(&bias(Bias { value, offset: 63, batch: 0, head: 128, row: -1 })));
+        assert!(refused(&bias(Bias { value, offset: 0, batch: 0, head: 0, row: 8 })));
+        // Two batch elements over the same q, k and v.
+        let twice = |batch: usize| {
+            refused(&move |m| {
+                m.call.batch = 2;
+                for o in [&mut m.call.q, &mut m.call.k, &mut m.call.v] {
+                    o.batch = 0;
+                }
+                m.bias = m.bias.map(|b| Bias { batch, head: 0, ..b });
+            })
+        };
+        assert!(!twice(3 * 127) && twice(3 * 127 + 1));
     }
 }
