@@ -11,7 +11,7 @@ use crate::{
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{
-        attention::{Attention, Masked, Operand, attention, masked_attention},
+        attention::{Attention, Bias, Masked, Operand, attention, masked_attention},
         elementwise::{Binary, elementwise},
         matmul::{Activation, Residual},
         rope::{axial_table, rope},
@@ -62,6 +62,8 @@ pub(super) struct Memories {
     pub(super) keys: Value,
     /// The last tokens, which have no place in the picture.
     pub(super) pointers: usize,
+    /// Added to scores, `(n, tokens)`: hides tokens that only other objects have.
+    pub(super) mask: Option<Value>,
 }
 
 impl MemoryAttention {
@@ -179,7 +181,8 @@ impl MemoryAttention {
             let q = Operand { batch: if batch == n { cells * d } else { 0 }, ..rows(q, cells, d, 0) };
             let (k, v) = (rows(k, tokens, d, 0), Operand { head: self.dim, ..rows(m.values, tokens, self.dim, 0) });
             let call = Attention { batch: n, keys: tokens, q, k, v, ..call };
-            let a = masked_attention(g, Masked { value_dim: Some(self.dim), ..Masked::from(call) })?;
+            let bias = m.mask.map(|value| Bias { value, offset: 0, batch: tokens, head: 0, row: 0 });
+            let a = masked_attention(g, Masked { bias, value_dim: Some(self.dim), ..Masked::from(call) })?;
             let a = g.reshape(a, [n * cells, self.dim])?;
             add(g, &layer.cross_out, a, x)
         })?;

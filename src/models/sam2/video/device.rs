@@ -5,8 +5,9 @@ use super::{
     graphs::Parts,
     model::{Base, Sizes},
     object::{Entry, Pending, Recalled},
-    options::{MaskPrompts, Tracked},
+    options::MaskPrompts,
     session::{Question, Session},
+    tracked::Tracked,
 };
 use crate::{
     error::{Context, Result, ensure},
@@ -41,6 +42,9 @@ impl Item {
     }
 }
 
+/// What is added to the scores of tokens that an object does not have.
+const HIDDEN: f32 = -1e30;
+
 /// What objects recall, in the shape that is asked for.
 type Recalls<'a> = (Base, &'a [Recalled]);
 
@@ -60,18 +64,53 @@ impl Session {
         Ok(o.history.recall(frame, reverse, &self.rules()))
     }
 
-    /// The shape of what is recalled.
-    pub(super) fn base(&self, recall: &Recalled) -> Base {
-        let tokens = self.image.config.hidden / self.memory.dim;
-        Base::Memories { memories: recall.memories.len(), pointers: recall.pointers.len() * tokens }
+    /// A shape that all of this fits in.
+    pub(super) fn base(&self, recalls: &[Recalled]) -> Base {
+        let shape = |recall: &Recalled| [recall.memories.len(), recall.pointers.len() * self.pointer_tokens()];
+        let shapes = || recalls.iter().map(shape);
+        let [memories, pointers] = shapes().fold([0, 0], |a, b| [a[0].max(b[0]), a[1].max(b[1])]);
+        Base::Memories { memories, pointers, padded: shapes().any(|s| s != [memories, pointers]) }
     }
 
-    /// The most objects whose keys one binding holds.
+    /// Tokens of an object pointer.
+    fn pointer_tokens(&self) -> usize {
+        self.image.config.hidden / self.memory.dim
+    }
+
+    fn cells(&self) -> usize {
+        (self.image.side / 16).pow(2)
+    }
+
+    /// The most objects whose keys, and whose inner values of an MLP, one binding holds.
     pub(super) fn most(&self, base: Base) -> usize {
-        let Base::Memories { memories, pointers } = base else { return 1 };
-        let cells = (self.image.side / 16).pow(2);
-        let bytes = ((memories * cells + pointers).max(4 * cells) * self.image.config.hidden * 4) as u64;
+        let Base::Memories { memories, pointers, .. } = base else { return 1 };
+        let keys = (memories * self.cells() + pointers) * self.image.config.hidden;
+        let bytes = 4 * keys.max(self.cells() * self.memory.mlp_dim) as u64;
         (self.gpu.target().limits.binding / bytes).clamp(1, self.image.max_batch(&self.gpu) as u64) as usize
+    }
+
+    /// Places of memories and tokens of pointers, as many as `base` has, and a mask of those that are there.
+    fn recalled(&self, base: Base, recalls: &[Recalled]) -> [Vec<f32>; 3] {
+        let mut all = [(); 3].map(|()| Vec::new());
+        let Base::Memories { memories, pointers, .. } = base else { return all };
+        let [places, tokens, mask] = &mut all;
+        let token = 2 * self.memory.dim;
+        for (i, recall) in recalls.iter().enumerate() {
+            places.extend(recall.memories.iter().flat_map(|(entry, age)| [entry.slot as f32, *age as f32]));
+            // Any memory, which the mask hides.
+            places.resize((i + 1) * memories * 2, 0.0);
+            for (entry, place) in &recall.pointers {
+                tokens.extend(self.video.pointer_tokens(&entry.choice.pointer, *place));
+            }
+            tokens.resize((i + 1) * pointers * token, 0.0);
+            for (there, room) in [
+                (recall.memories.len() * self.cells(), memories * self.cells()),
+                (recall.pointers.len() * self.pointer_tokens(), pointers),
+            ] {
+                mask.extend((0..room).map(|n| if n < there { 0.0 } else { HIDDEN }));
+            }
+        }
+        all
     }
 
     /// The answers to questions of one shape.
@@ -88,13 +127,7 @@ impl Session {
         let sizes = Sizes { objects: questions.len(), points, mask: first.mask.is_some(), base };
         let tokens: Vec<f32> = questions.iter().flat_map(|q| self.tokens(q.points)).collect();
         let masks: Vec<f32> = questions.iter().filter_map(|q| q.mask.as_ref()).flatten().copied().collect();
-        let (mut places, mut pointers) = (Vec::new(), Vec::new());
-        for recall in recalls {
-            places.extend(recall.memories.iter().flat_map(|(entry, age)| [entry.slot as f32, *age as f32]));
-            for (entry, place) in &recall.pointers {
-                pointers.extend(self.video.pointer_tokens(&entry.choice.pointer, *place));
-            }
-        }
+        let [places, pointers, hidden] = self.recalled(base, recalls);
         let options = self.bind_options();
         let parts = Parts {
             gpu: &self.gpu,
@@ -107,9 +140,10 @@ impl Session {
         let answers = self.graphs.answers(parts, sizes, &options)?;
         let mut inputs: Vec<(Value, &[u8])> = vec![(answers.tokens, bytemuck::cast_slice(&tokens))];
         inputs.extend(answers.mask.map(|v| (v, bytemuck::cast_slice(&masks))));
-        if let Some((at, tokens)) = answers.recalled {
-            inputs.push((at, bytemuck::cast_slice(&places)));
-            inputs.extend(tokens.map(|v| (v, bytemuck::cast_slice(&pointers))));
+        if let Some(at) = answers.recalled {
+            inputs.push((at.places, bytemuck::cast_slice(&places)));
+            inputs.extend(at.pointers.map(|v| (v, bytemuck::cast_slice(&pointers))));
+            inputs.extend(at.mask.map(|v| (v, bytemuck::cast_slice(&hidden))));
         }
         let wanted = [answers.found.masks, answers.found.scores, answers.found.pointers];
         let out = answers.bound.run_f32(&inputs, &wanted, control).await.context(|| "decoding a frame")?;
@@ -157,7 +191,7 @@ impl Session {
         tokens
     }
 
-    pub(super) fn tracked(&self, id: u32, choice: Choice) -> Result<Tracked> {
+    pub(super) fn tracked(&self, id: u32, choice: Choice) -> Tracked {
         let size = self.size.unwrap_or((1, 1));
         Tracked::new(id, choice, self.image.side / 4, size)
     }

@@ -2,7 +2,7 @@
 
 use super::{
     bank::Bank,
-    model::{Found, Recording, RememberGraph, Sizes, VideoModel},
+    model::{Found, RecalledValues, Recording, RememberGraph, Sizes, VideoModel},
 };
 use crate::{
     error::{Result, bail},
@@ -18,7 +18,7 @@ pub(super) struct Answers {
     pub(super) bound: Bound,
     pub(super) tokens: Value,
     pub(super) mask: Option<Value>,
-    pub(super) recalled: Option<(Value, Option<Value>)>,
+    pub(super) recalled: Option<RecalledValues>,
     pub(super) found: Found,
 }
 
@@ -80,6 +80,14 @@ fn get<K: Copy + Eq + std::hash::Hash, T>(
 }
 
 impl Graphs {
+    /// Dispatches of the recordings that were used last: of an answer, of a memory encoder.
+    #[cfg(test)]
+    pub(super) fn dispatches(&self) -> [usize; 2] {
+        let answers = self.answers.values().max_by_key(|(_, used)| *used).map(|(a, _)| &a.bound);
+        let remember = self.remember.values().max_by_key(|(_, used)| *used).map(|(r, _)| &r.bound);
+        [answers, remember].map(|bound| bound.map_or(0, |b| b.graph().dispatches().len()))
+    }
+
     /// Forgets all: the bank is another.
     pub(super) fn clear(&mut self) {
         self.answers.clear();

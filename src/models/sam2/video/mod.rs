@@ -14,8 +14,10 @@ mod saved;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tracked;
 mod workload;
 
-pub use options::{MaskPrompts, Options, Tracked};
+pub use options::{MaskPrompts, Options};
 pub use session::Session;
+pub use tracked::Tracked;
 pub use workload::recordings;

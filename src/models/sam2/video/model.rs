@@ -58,9 +58,18 @@ pub(super) struct Recording {
     pub(super) tokens: Value,
     /// `(n, low, low, 1)`.
     pub(super) mask: Option<Value>,
-    /// `(n, memories, 2)` and `(n, pointers, 2, dim)`, as [`memory_tokens`] takes them.
-    pub(super) recalled: Option<(Value, Option<Value>)>,
+    pub(super) recalled: Option<RecalledValues>,
     pub(super) found: Found,
+}
+
+/// Inputs of a recording with [`Base::Memories`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecalledValues {
+    /// `(n, memories, 2)` and `(n, pointers, 2, dim)`, as [`memory_tokens`] takes them.
+    pub(super) places: Value,
+    pub(super) pointers: Option<Value>,
+    /// `(n, tokens)`, as [`Memories`] has it.
+    pub(super) mask: Option<Value>,
 }
 
 /// What a decoder run of video gives.
@@ -143,14 +152,16 @@ impl VideoModel {
                 let no_mem = g.tensor(&self.minus_no_mem);
                 elementwise(&mut g, image_embed, no_mem, Binary::Add)?
             }
-            Base::Memories { memories, pointers } => {
+            Base::Memories { memories, pointers, padded } => {
                 let places = g.input("places", [s.objects, memories, 2], DType::F32);
                 let tokens = (pointers > 0).then(|| g.input("pointers", [s.objects, pointers, 2, dim], DType::F32));
-                recalled = Some((places, tokens));
+                let all = memories * (image.side / 16).pow(2) + pointers;
+                let mask = padded.then(|| g.input("recalled", [s.objects, all], DType::F32));
+                recalled = Some(RecalledValues { places, pointers: tokens, mask });
                 g.scope("memory_attention", |g| {
                     let (memories, space, times) = (g.tensor(bank), g.tensor(&self.space), g.tensor(&self.times));
                     let (values, keys) = memory_tokens(g, Bank { memories, space, times }, places, tokens)?;
-                    self.attention.forward(g, image_embed, Memories { values, keys, pointers })
+                    self.attention.forward(g, image_embed, Memories { values, keys, pointers, mask })
                 })?
             }
         };
@@ -293,6 +304,7 @@ pub(super) enum Base {
     Image,
     /// The frame's alone.
     Raw,
-    /// The frame's after it has met the memories of each object, and so many tokens of object pointers.
-    Memories { memories: usize, pointers: usize },
+    /// The frame's after it has met the memories of each object, and so many tokens of object pointers. Where they are
+    /// `padded`, objects have fewer of them than others.
+    Memories { memories: usize, pointers: usize, padded: bool },
 }

@@ -1,12 +1,6 @@
-//! How a session is built, and what it tells.
+//! How a session is built.
 
-use super::choice::Choice;
-use crate::{
-    error::Result,
-    image::{Mask, resize},
-    models::sam2::predictor::Behaviour,
-    nn::Storage,
-};
+use crate::{models::sam2::predictor::Behaviour, nn::Storage};
 
 /// How to build a [`Session`](super::Session).
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +25,13 @@ pub struct Options {
     pub stride: usize,
     /// Frames of the clip. The reference's object pointers depend on it in clips of fewer than 16; a stream has no length.
     pub frames: Option<usize>,
+    /// Where objects overlap on a tracked frame, only the one with the highest logit has the pixel (`non_overlap_masks`). This is
+    /// for [`Tracked::logits`](super::Tracked::logits) and [`Tracked::mask`](super::Tracked::mask), at the frame's size: what is
+    /// remembered is not changed.
+    pub non_overlap: bool,
+    /// Keep memories of at least so many frames around the present one, for corrections there. Fewer than later frames can
+    /// attend to, 15 as a rule, are never kept. On the device each costs the bytes of a memory an object, 1 MiB at 1024 pixels.
+    pub kept_frames: usize,
     /// Refuse plans that need more bytes on the device than this, weights included.
     pub max_bytes: Option<u64>,
 }
@@ -57,6 +58,8 @@ impl Default for Options {
             mask_prompts: MaskPrompts::default(),
             stride: 1,
             frames: None,
+            non_overlap: false,
+            kept_frames: 0,
             max_bytes: None,
         }
     }
@@ -69,45 +72,5 @@ impl Options {
 
     pub(super) fn cuts_prompted_masks(&self) -> bool {
         self.behaviour == Behaviour::Builder
-    }
-}
-
-/// An object on a frame.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tracked {
-    /// Its number.
-    pub object: u32,
-    /// The logit of "the object is in the picture".
-    pub score: f32,
-    /// The IoU that the model expects of the mask.
-    pub iou: f32,
-    /// Logits at a quarter of the model's side, row by row, holes filled; -1024 everywhere where the object is absent.
-    pub low_res: Vec<f32>,
-    side: usize,
-    size: (usize, usize),
-}
-
-impl Tracked {
-    pub(super) fn new(object: u32, choice: Choice, side: usize, size: (usize, usize)) -> Result<Self> {
-        let Choice { low, iou, score, .. } = choice;
-        Ok(Self { object, score, iou, low_res: low, side, size })
-    }
-
-    /// Logits at the frame's size, bilinear from the low-resolution ones in one step.
-    ///
-    /// # Errors
-    /// `Shape`.
-    pub fn logits(&self) -> Result<Vec<f32>> {
-        let (width, height) = self.size;
-        resize::bilinear(&self.low_res, (self.side, self.side), height, width)
-    }
-
-    /// The mask at the frame's size.
-    ///
-    /// # Errors
-    /// `Shape`.
-    pub fn mask(&self) -> Result<Mask> {
-        let (width, height) = self.size;
-        resize::bilinear_mask(&self.low_res, (self.side, self.side), height, width, 0.0)
     }
 }

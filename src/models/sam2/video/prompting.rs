@@ -3,8 +3,9 @@
 use super::{
     model::Base,
     object::{Object, Pending},
-    options::{MaskPrompts, Tracked},
+    options::MaskPrompts,
     session::{Question, Session},
+    tracked::Tracked,
 };
 use crate::{
     error::{Result, bail, ensure},
@@ -44,7 +45,7 @@ impl Session {
         let choice = match (object, direction) {
             (Some(object), Some(reverse)) => {
                 let recall = self.recall(object, frame, reverse)?;
-                self.ask(&[question], (self.base(&recall), &[recall]), control).await?
+                self.ask(&[question], (self.base(std::slice::from_ref(&recall)), &[recall]), control).await?
             }
             _ => self.ask(&[question], (Base::Image, &[]), control).await?,
         };
@@ -104,7 +105,7 @@ impl Session {
         };
         let choice = pending.choice.clone();
         o.pending = Some(pending);
-        self.tracked(id, choice)
+        Ok(self.tracked(id, choice))
     }
 
     /// The object of this number.

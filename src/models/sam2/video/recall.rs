@@ -28,6 +28,8 @@ pub(super) struct Rules {
     pub(super) stride: usize,
     /// Frames of the clip, where they are known.
     pub(super) frames: Option<usize>,
+    /// Frames around the present one that are kept at least.
+    pub(super) kept: usize,
 }
 
 /// What a frame attends to.
@@ -82,8 +84,10 @@ impl<T: Clone> History<T> {
     /// frames that are far from it, and from every prompted one, to which tracking in the other direction may return.
     pub(super) fn forget(&mut self, frame: usize, rules: &Rules) -> Vec<T> {
         let reach = ((rules.slots - 1) * rules.stride).max(rules.pointers - 1);
-        let near = |t: usize, other: usize| t.abs_diff(other) <= reach;
-        let far = |t: usize| !near(t, frame) && !self.prompted.iter().any(|(p, _)| near(t, *p));
+        let far = |t: usize| {
+            let prompted = |(p, _): &(usize, T)| t.abs_diff(*p) <= reach;
+            t.abs_diff(frame) > reach.max(rules.kept) && !self.prompted.iter().any(prompted)
+        };
         let gone: Vec<usize> = self.tracked.keys().copied().filter(|t| far(*t)).collect();
         gone.into_iter().filter_map(|t| self.tracked.remove(&t)).collect()
     }
@@ -135,7 +139,7 @@ mod tests {
         }
     }
 
-    const RULES: Rules = Rules { slots: 7, pointers: 16, prompted: None, stride: 1, frames: None };
+    const RULES: Rules = Rules { slots: 7, pointers: 16, prompted: None, stride: 1, frames: None, kept: 0 };
 
     #[test]
     fn recent_frames_and_prompted_ones() {
@@ -195,5 +199,9 @@ mod tests {
         let all = history(&[100], (101..180).chain(0..100));
         assert_eq!(h.recall(180, false, &RULES), all.recall(180, false, &RULES));
         assert_eq!(h.recall(99, true, &RULES).memories, all.recall(99, true, &RULES).memories);
+        // More on request.
+        let mut h = history(&[100], 101..200);
+        h.forget(199, &Rules { kept: 40, ..RULES });
+        assert_eq!(h.tracked.keys().filter(|t| **t > 115).count(), 41);
     }
 }

@@ -2,12 +2,14 @@
 
 use super::{
     bank::Bank,
+    choice::Choice,
     device::{Item, Recipe},
     graphs::Graphs,
-    model::{Base, VideoModel},
+    model::VideoModel,
     object::{Object, Recalled},
-    options::{Options, Tracked},
+    options::Options,
     recall::Rules,
+    tracked::Tracked,
 };
 use crate::{
     error::{Context, Result, bail, ensure},
@@ -60,13 +62,6 @@ pub(super) struct Question<'a> {
     pub(super) points: Option<&'a Prompt>,
     /// Logits `(low, low)` to refine.
     pub(super) mask: Option<Vec<f32>>,
-}
-
-/// Objects of one shape.
-struct Group {
-    base: Base,
-    objects: Vec<usize>,
-    recalls: Vec<Recalled>,
 }
 
 impl Session {
@@ -158,7 +153,8 @@ impl Session {
     }
 
     /// Where every object is on the present frame: as prompted on conditioning frames, and followed there on others, from
-    /// frames before it or, with `reverse`, behind it.
+    /// frames before it or, with `reverse`, behind it. Objects go through the device together, as many as a binding holds the
+    /// keys of: with seven memories of 64 x 64 cells, 4 objects where it has 128 MiB.
     ///
     /// # Errors
     /// `Argument` before a frame is there, and for an object whose prompts were all cleared; `Numeric`, `Cancelled`, and what
@@ -166,29 +162,17 @@ impl Session {
     pub async fn track(&mut self, reverse: bool, control: Control<'_>) -> Result<Vec<Tracked>> {
         let (frame, _) = self.present()?;
         self.commit(control).await?;
-        // Objects that attend to as much go through the device together.
-        let mut groups: Vec<Group> = Vec::new();
-        for object in 0..self.objects.len() {
-            if self.objects[object].prompted(frame).is_some() {
-                continue;
-            }
-            let recall = self.recall(object, frame, reverse)?;
-            let base = self.base(&recall);
-            let most = self.most(base);
-            match groups.iter_mut().find(|group| group.base == base && group.objects.len() < most) {
-                Some(group) => {
-                    group.objects.push(object);
-                    group.recalls.push(recall);
-                }
-                None => groups.push(Group { base, objects: vec![object], recalls: vec![recall] }),
-            }
-        }
-        for Group { base, objects, recalls } in groups {
-            let questions: Vec<Question<'_>> =
-                objects.iter().map(|&i| Question { id: self.objects[i].id, points: None, mask: None }).collect();
-            let choices = self.ask(&questions, (base, &recalls), control).await?;
-            let item = |(object, choice)| Item { object, choice, mask: None };
-            self.remember(objects.into_iter().zip(choices).map(item).collect(), Recipe::Tracked, control).await?;
+        let followed = |&i: &usize| self.objects[i].prompted(frame).is_none();
+        let objects: Vec<usize> = (0..self.objects.len()).filter(followed).collect();
+        let recall = |&i: &usize| self.recall(i, frame, reverse);
+        let recalls: Vec<Recalled> = objects.iter().map(recall).collect::<Result<_>>()?;
+        let most = self.most(self.base(&recalls));
+        for (objects, recalls) in objects.chunks(most).zip(recalls.chunks(most)) {
+            let question = |&i: &usize| Question { id: self.objects[i].id, points: None, mask: None };
+            let questions: Vec<Question<'_>> = objects.iter().map(question).collect();
+            let choices = self.ask(&questions, (self.base(recalls), recalls), control).await?;
+            let item = |(object, choice): (&usize, Choice)| Item { object: *object, choice, mask: None };
+            self.remember(objects.iter().zip(choices).map(item).collect(), Recipe::Tracked, control).await?;
         }
         let rules = self.rules();
         for object in &mut self.objects {
@@ -198,11 +182,14 @@ impl Session {
             }
         }
         let found = self.objects.iter().map(|o| match o.known(frame, true) {
-            Some(choice) => Ok((o.id, choice.clone())),
+            Some(choice) => Ok(self.tracked(o.id, choice.clone())),
             None => bail!(Internal, "object {} was not tracked", o.id),
         });
-        let found = found.collect::<Result<Vec<_>>>()?;
-        found.into_iter().map(|(id, choice)| self.tracked(id, choice)).collect()
+        let mut found = found.collect::<Result<Vec<_>>>()?;
+        if self.options.non_overlap {
+            Tracked::without_overlap(&mut found)?;
+        }
+        Ok(found)
     }
 
     /// The next frame of a stream: [`set_frame`](Self::set_frame), then [`track`](Self::track). Without objects nothing is
@@ -253,6 +240,7 @@ impl Session {
             prompted: m.max_cond_frames,
             stride: o.stride.max(1),
             frames: o.frames,
+            kept: o.kept_frames,
         }
     }
 

@@ -2,6 +2,7 @@
 //! the official package, which rounds memories to bfloat16. What is expected is kept in f16.
 
 mod saved;
+mod together;
 
 use super::{Options, Session, Tracked};
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     graph::Control,
     image::{Mask, Picture},
     kernels::deviation,
-    models::sam2::{Config, open, prompt::Prompt},
+    models::sam2::{Config, Version, from_parts, open, prompt::Prompt},
     weights::Weights,
 };
 use pollster::block_on;
@@ -36,20 +37,44 @@ fn model(replaced: &[(&str, Vec<f32>)]) -> (Config, Weights) {
     if replaced.is_empty() {
         return (config, weights);
     }
+    (config, with(&weights, replaced, |_| true))
+}
+
+/// The model as SAM 2.0, with tensors in the place of its own.
+fn model_2_0(replaced: &[(&str, Vec<f32>)]) -> (Config, Weights) {
+    let newer = |name: &str| {
+        ["occlusion_spatial_embedding_parameter", "temporal_positional_encoding_projection"]
+            .iter()
+            .any(|n| name.starts_with(n))
+    };
+    let weights = Weights::open(&fixture("sam2_mini_image/model.safetensors")).unwrap();
+    let weights = with(&weights, replaced, |name| !newer(name));
+    let json = std::fs::read_to_string(fixture("sam2_mini_image/config.json")).unwrap();
+    let mut json: Json = serde_json::from_str(&json).unwrap();
+    for flag in ["enable_occlusion_spatial_embedding", "enable_temporal_pos_encoding_for_object_pointers"] {
+        json[flag] = false.into();
+    }
+    from_parts(&weights, Some(&json.to_string())).unwrap()
+}
+
+/// Those of the weights that are `kept`, with tensors in the place of their own.
+fn with(weights: &Weights, replaced: &[(&str, Vec<f32>)], kept: impl Fn(&str) -> bool) -> Weights {
+    assert!(replaced.iter().all(|(of, _)| weights.names().iter().any(|name| name == of)));
     let values = |name: &String| match replaced.iter().find(|(of, _)| of == name) {
         Some((_, values)) => values.clone(),
-        None => get(&weights, name),
+        None => get(weights, name),
     };
-    let all: Vec<(String, Vec<f32>)> = weights.names().iter().map(|name| (name.clone(), values(name))).collect();
-    let view = |(name, values): &'_ (String, Vec<f32>)| {
+    let names = weights.names();
+    let owned: Vec<(&String, Vec<f32>)> = names.iter().filter(|n| kept(n)).map(|n| (n, values(n))).collect();
+    let view = |(name, values): &'_ (&String, Vec<f32>)| {
         let shape = weights.shape(name).unwrap().to_vec();
-        (name.clone(), Dtype::F32, shape, bytemuck::cast_slice::<f32, u8>(values).to_vec())
+        (name.to_string(), Dtype::F32, shape, bytemuck::cast_slice::<f32, u8>(values).to_vec())
     };
-    let owned: Vec<_> = all.iter().map(view).collect();
+    let owned: Vec<_> = owned.iter().map(view).collect();
     let views = owned
         .iter()
         .map(|(name, dtype, shape, bytes)| (name.clone(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
-    (config, Weights::from_bytes(safetensors::serialize(views, None).unwrap()).unwrap())
+    Weights::from_bytes(safetensors::serialize(views, None).unwrap()).unwrap()
 }
 
 fn session(options: Options, (config, weights): (Config, Weights)) -> Session {
@@ -132,6 +157,38 @@ fn absent_objects_are_remembered_as_by_transformers() {
     let head = "sam_mask_decoder.pred_obj_score_head.layers.2";
     let (weight, bias) = (format!("{head}.weight"), format!("{head}.bias"));
     follow("occlusion", &[(&weight, of("weight")), (&bias, of("bias"))]);
+}
+
+/// A click and a box, followed forward and in reverse, absent on some frames. SAM 2.0 has no embedding of absent objects, and
+/// its object pointers have no place in time.
+#[test]
+fn sam_2_0_is_that_of_the_official_package() {
+    let io = read("v2_0");
+    let head = |part: &str| {
+        (format!("mask_decoder.pred_obj_score_head.proj_out.{part}"), get(&io, &format!("override.{part}")))
+    };
+    let [weight, bias] = ["weight", "bias"].map(head);
+    let (config, weights) = model_2_0(&[(&weight.0, weight.1), (&bias.0, bias.1)]);
+    assert_eq!(config.version, Some(Version::V2_0));
+    let mut s = session(Options { bf16: false, ..Options::default() }, (config, weights));
+    show(&mut s, 2);
+    prompt(&mut s, 1, &Prompt::point(97.0, 123.0)).unwrap();
+    show(&mut s, 4);
+    prompt(&mut s, 2, &Prompt::bounds([150.0, 110.0, 220.0, 210.0])).unwrap();
+    let mut absent = 0;
+    let frames = (4..8).map(|f| ("forward", f)).chain((0..=4).rev().map(|f| ("reverse", f)));
+    for (way, f) in frames {
+        show(&mut s, f);
+        let of = |name: &str| get(&io, &format!("{way}.f{f}.{name}"));
+        let (masks, scores) = (of("low_res_masks"), of("obj_score"));
+        for (o, found) in track(&mut s, way == "reverse").iter().enumerate() {
+            let (nmse, other) = against(found, &masks[o * 4096..][..4096]);
+            assert!(nmse < 1e-7 && other == 0, "{way} {f}, object {}: {nmse:.1e}, {other} pixels", found.object);
+            assert!((found.score - scores[o]).abs() < 1e-3, "{way} {f}: {} for {}", found.score, scores[o]);
+            absent += usize::from(found.score <= 0.0);
+        }
+    }
+    assert_eq!(absent, 10, "objects that are absent");
 }
 
 /// Clicks, a box, tracking in both directions, a correction, an object taken out. With the reference's own ways: memories in

@@ -32,7 +32,12 @@ pub async fn recordings(gpu: &Gpu, config: &Config) -> Result<Vec<(&'static str,
     let bank = Bank::new(gpu, memory.slots, [(side / 16).pow(2), memory.dim])?;
     let (encode, _) = image.record_encode(Graph::new(gpu.target()), &embedding)?;
     let pointers = memory.pointers * (config.hidden / memory.dim);
-    let sizes = Sizes { objects: 1, points: 2, mask: false, base: Base::Memories { memories: memory.slots, pointers } };
+    let sizes = Sizes {
+        objects: 1,
+        points: 2,
+        mask: false,
+        base: Base::Memories { memories: memory.slots, pointers, padded: false },
+    };
     let track = video.record(&image, Graph::new(gpu.target()), &embedding, &bank.tensor, sizes)?;
     let low = [1, side / 4, side];
     let remember = video.record_remember(Graph::new(gpu.target()), &embedding, &bank.tensor, low, true)?;

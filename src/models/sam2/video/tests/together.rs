@@ -1,0 +1,66 @@
+//! Objects that go through the device together, though they recall different numbers of memories and pointers.
+
+use super::{against, block_on, frame, model, prompt, session, show, track};
+use crate::{
+    graph::Control,
+    models::sam2::{
+        prompt::Prompt,
+        video::{Options, Session, Tracked},
+    },
+};
+
+fn exact() -> Session {
+    session(Options { bf16: false, ..Options::default() }, model(&[]))
+}
+
+/// The objects of these numbers, each with another prompt, on one of the first frames, up to a frame: what is found on
+/// every frame.
+fn followed(s: &mut Session, ids: impl Iterator<Item = u32> + Clone, last: usize) -> Vec<Vec<Tracked>> {
+    let of_frame = |f: usize| {
+        show(s, f);
+        for id in ids.clone().filter(|id| *id as usize % 4 == f) {
+            let (x, y) = (40.0 + 11.0 * id as f32, 210.0 - 9.0 * id as f32);
+            let asked = if id % 3 == 0 { Prompt::bounds([x, y, x + 30.0, y + 40.0]) } else { Prompt::point(x, y) };
+            prompt(s, id, &asked).unwrap();
+        }
+        track(s, false)
+    };
+    (0..=last).map(of_frame).collect()
+}
+
+#[test]
+fn each_is_as_if_it_were_alone() {
+    let together = followed(&mut exact(), [0, 3, 6, 5].into_iter(), 6);
+    for id in [0, 3, 6, 5] {
+        let alone = followed(&mut exact(), [id].into_iter(), 6);
+        for (f, (alone, together)) in alone.iter().zip(&together).enumerate() {
+            let together = together.iter().find(|t| t.object == id);
+            assert_eq!(together.is_some(), alone.len() == 1, "frame {f}");
+            let (Some(together), Some(alone)) = (together, alone.first()) else { continue };
+            // Batches of another size may take other variants of a kernel.
+            let (nmse, other) = against(together, &alone.low_res);
+            assert!(nmse <= 1e-10 && other == 0, "object {id} on frame {f}: {nmse:.1e}, {other} pixels");
+        }
+    }
+}
+
+/// The dispatches of a frame do not grow with the number of objects, whenever they were prompted. One object takes a few
+/// more, as its products are split to fill the device. Submits follow the work, which is cut in slices.
+#[test]
+fn many_cost_as_many_dispatches_as_few() {
+    let count = |objects: u32| {
+        let mut s = exact();
+        followed(&mut s, 0..objects, 4);
+        // A frame for which the bank did not have to grow.
+        let counts = (5..8).map(|f| {
+            let slots = s.bank.tensor.shape()[0];
+            let found = block_on(s.step(f, &frame(f), false, Control::default())).unwrap();
+            assert_eq!(found.len(), objects as usize);
+            (s.bank.tensor.shape()[0] == slots).then(|| s.graphs.dispatches())
+        });
+        counts.flatten().next().unwrap()
+    };
+    let [one, three, many] = [1, 3, 16].map(count);
+    assert!(one.iter().zip(many).all(|(one, many)| 0 < many && many <= *one), "{many:?} after {one:?}");
+    assert_eq!(three, many);
+}
