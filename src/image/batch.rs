@@ -16,24 +16,13 @@ pub fn expand<S: AsRef<str>>(inputs: &[S]) -> Result<Vec<std::path::PathBuf>> {
     use crate::error::{Error, ensure};
     use std::path::{Path, PathBuf};
 
-    let is_picture = |path: &Path| {
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        !hidden && ["png", "jpg", "jpeg", "webp"].contains(&extension.as_str()) && !path.is_dir()
-    };
     let mut seen = std::collections::HashSet::new();
     let mut out = Vec::new();
     for input in inputs {
         let input = input.as_ref();
         let path = Path::new(input);
         let mut found: Vec<PathBuf> = if path.is_dir() {
-            let unreadable = || format!("cannot read folder {input}");
-            let entries = std::fs::read_dir(path).error(ErrorKind::Io, unreadable)?;
-            let paths = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>();
-            let pictures: Vec<_> =
-                paths.error(ErrorKind::Io, unreadable)?.into_iter().filter(|p| is_picture(p)).collect();
-            ensure!(!pictures.is_empty(), NotFound, "no PNG, JPEG or WebP picture in folder {input}");
-            pictures
+            pictures_in(path)?.0
         } else if path.exists() || !input.contains(['*', '?', '[']) {
             ensure!(path.exists(), NotFound, "{input}: no such file");
             vec![path.to_owned()]
@@ -53,6 +42,30 @@ pub fn expand<S: AsRef<str>>(inputs: &[S]) -> Result<Vec<std::path::PathBuf>> {
         return Err(Error::new(ErrorKind::NotFound, "no picture is given"));
     }
     Ok(out)
+}
+
+/// The PNG, JPEG and WebP files of a folder by extension, and its other files; hidden ones and folders are neither.
+///
+/// # Errors
+/// `NotFound` if there is no picture, `Io` if the folder cannot be read.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn pictures_in(folder: &std::path::Path) -> Result<(Vec<std::path::PathBuf>, Vec<std::path::PathBuf>)> {
+    let unreadable = || format!("cannot read folder {}", folder.display());
+    let entries = std::fs::read_dir(folder).error(ErrorKind::Io, unreadable)?;
+    let paths = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().error(ErrorKind::Io, unreadable)?;
+    let hidden = |path: &std::path::Path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+    let files = paths.into_iter().filter(|path| !hidden(path) && !path.is_dir());
+    let (pictures, others): (Vec<_>, Vec<_>) = files.partition(|path| {
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        ["png", "jpg", "jpeg", "webp"].contains(&extension.as_str())
+    });
+    crate::error::ensure!(
+        !pictures.is_empty(),
+        NotFound,
+        "no PNG, JPEG or WebP picture in folder {}",
+        folder.display()
+    );
+    Ok((pictures, others))
 }
 
 /// Orders names as people count: `frame2` before `frame10`, upper and lower case alike. Names that differ only in case

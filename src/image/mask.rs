@@ -168,6 +168,16 @@ impl Mask {
         Ok(self.words.iter().zip(&other.words).map(|(a, b)| u64::from((a & b).count_ones())).sum())
     }
 
+    /// Sets what is set in `other`.
+    ///
+    /// # Errors
+    /// `Shape` if the sizes differ.
+    pub fn unite(&mut self, other: &Self) -> Result<()> {
+        self.check_same_size(other)?;
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a |= b);
+        Ok(())
+    }
+
     /// Intersection over union. Two empty masks agree: 1.
     ///
     /// # Errors

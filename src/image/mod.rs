@@ -7,12 +7,19 @@ pub mod batch;
 pub mod components;
 mod decode;
 pub mod draw;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod frames;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod indexed;
 pub mod mask;
 pub mod metadata;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod movie;
 pub mod nms;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod output;
 mod par;
+pub mod pillow;
 pub mod polygon;
 pub mod resize;
 pub mod rle;

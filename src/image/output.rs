@@ -100,6 +100,43 @@ pub fn write_with(path: &Path, f: impl FnOnce(&mut dyn Write) -> io::Result<()>)
     Ok(())
 }
 
+/// A file that grows piece by piece, and appears under its name when it is complete.
+pub struct Growing {
+    temporary: Temporary,
+    path: PathBuf,
+}
+
+impl Growing {
+    /// Begins a file that is to become `path`; devices and pipes cannot.
+    ///
+    /// # Errors
+    /// As [`write()`].
+    pub fn create(path: &Path) -> Result<Self> {
+        match destination(path)? {
+            Destination::Device(path) => bail!(Io, "{} is no file: this needs one", path.display()),
+            Destination::File(path) => Ok(Self { temporary: Temporary::beside(&path)?, path }),
+        }
+    }
+
+    /// The file as it grows.
+    pub fn file(&mut self) -> &mut fs::File {
+        self.temporary.file.as_file_mut()
+    }
+
+    /// Where it is until it is complete.
+    pub fn temporary(&self) -> &Path {
+        self.temporary.file.path()
+    }
+
+    /// It is complete: what had the name is replaced.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn finish(self) -> Result<()> {
+        self.temporary.rename_to(&self.path)
+    }
+}
+
 fn run(file: impl Write, f: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut buffered = io::BufWriter::new(file);
     f(&mut buffered)?;
