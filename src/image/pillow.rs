@@ -116,7 +116,7 @@ mod tests {
             };
             let ((h, w), (out_h, out_w)) = (size(before), size(after));
             // Some hard edges, where rounding and clipping show.
-            let value = |i: usize| if i % 7 == 0 { 255 * (i / 7 % 2) as u8 } else { (i * i * 31 % 251) as u8 };
+            let value = |i: usize| if i.is_multiple_of(7) { 255 * (i / 7 % 2) as u8 } else { (i * i * 31 % 251) as u8 };
             let picture = Picture::new(w, h, (0..w * h * 3).map(value).collect()).unwrap();
             let found = bicubic(&picture, out_w, out_h).unwrap();
             assert_eq!(found.rgb(), fixture.u8(&name).1, "{name}");

@@ -2,6 +2,8 @@
 
 mod bank;
 mod choice;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod clip;
 mod device;
 mod directions;
 mod graphs;
