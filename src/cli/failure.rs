@@ -50,8 +50,17 @@ impl Failure {
 
 /// One line on stderr. If that is closed there is nobody to tell.
 pub(super) fn complain(message: &str) {
+    say("error", message);
+}
+
+/// One line on stderr of what is no error.
+pub(super) fn note(message: &str) {
+    say("note", message);
+}
+
+fn say(what: &str, message: &str) {
     let message = message.replace(['\n', '\r'], " ");
-    let _ = writeln!(io::stderr().lock(), "error: {message}");
+    let _ = writeln!(io::stderr().lock(), "{what}: {message}");
 }
 
 /// One line on stdout.

@@ -16,6 +16,7 @@ mod segment;
 mod session;
 mod signal;
 mod terminal;
+mod track;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use failure::Outcome;
@@ -24,8 +25,8 @@ use std::process::ExitCode;
 
 /// Segment Anything 2 and FLUX on any GPU.
 ///
-/// Finds the object that you click on, or every object of a picture; makes a picture from a prompt. Runs on Vulkan, Metal
-/// and DX12, and on a software Vulkan driver where there is no GPU.
+/// Finds the object that you click on, or every object of a picture; follows objects through a clip; makes a picture from a
+/// prompt. Runs on Vulkan, Metal and DX12, and on a software Vulkan driver where there is no GPU.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110, after_help = EXAMPLES)]
 struct Cli {
@@ -39,6 +40,7 @@ const EXAMPLES: &str = "\
 Examples:
   impasto segment photo.jpg --point 320,200 -o mask.png     the object at this pixel
   impasto masks photo.jpg --overlay over.png                every object
+  impasto track clip.mp4 --point 0:320,200 --out masks      the object at this pixel of frame 0, through the clip
   impasto generate \"a fox in the snow\" -o fox.png            a picture from a prompt
   impasto doctor                                            does it work on this machine?
 
@@ -48,6 +50,7 @@ Examples:
 enum Command {
     Segment(Box<segment::Args>),
     Masks(Box<masks::Args>),
+    Track(Box<track::Args>),
     Generate(Box<generate::Args>),
     Doctor(doctor::Args),
     Models(models::Args),
@@ -61,6 +64,7 @@ pub(crate) fn main() -> ExitCode {
     let name = match &cli.command {
         Command::Segment(_) => "segment",
         Command::Masks(_) => "masks",
+        Command::Track(_) => "track",
         Command::Generate(_) => "generate",
         Command::Doctor(_) => "doctor",
         Command::Models(_) => "models",
@@ -95,6 +99,7 @@ fn command(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Segment(args) => segment::run(args, &cli.global),
         Command::Masks(args) => masks::run(args, &cli.global),
+        Command::Track(args) => track::run(args, &cli.global),
         Command::Generate(args) => generate::run(args, &cli.global),
         Command::Doctor(args) => doctor::run(args, &cli.global),
         Command::Models(args) => models::run(args, &cli.global),

@@ -78,15 +78,15 @@ impl PromptArgs {
     }
 }
 
-fn usage(fine: bool, message: impl FnOnce() -> String) -> Outcome {
+pub(super) fn usage(fine: bool, message: impl FnOnce() -> String) -> Outcome {
     if fine { Ok(()) } else { Err(Failure::Usage(message())) }
 }
 
 /// A value and the object that its suffix `@OBJ` names.
 #[derive(Debug, Clone)]
 pub(super) struct Numbered<T> {
-    object: Option<usize>,
-    value: T,
+    pub(super) object: Option<usize>,
+    pub(super) value: T,
 }
 
 /// With the numbers of those that have none: they count on their own.
@@ -97,13 +97,13 @@ fn numbered<T>(all: &[Numbered<T>]) -> Vec<(usize, &T)> {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Click {
-    x: f32,
-    y: f32,
-    positive: bool,
+    pub(super) x: f32,
+    pub(super) y: f32,
+    pub(super) positive: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds([f32; 4]);
+pub(super) struct Bounds(pub(super) [f32; 4]);
 
 impl<T: FromStr<Err = String>> Numbered<T> {
     fn parse(text: &str) -> Result<Self, String> {
@@ -194,7 +194,7 @@ fn read_mask(path: &Path, several: bool) -> Result<Vec<MaskPrompt>> {
 }
 
 /// The pixels that are brighter than half of the brightest: masks come as 0 and 1, as 0 and 255, and out of JPEGs.
-fn read_binary(path: &Path) -> Result<Mask> {
+pub(super) fn read_binary(path: &Path) -> Result<Mask> {
     let picture = Picture::load(path)?;
     let bright: Vec<u8> = picture.rgb().chunks_exact(3).map(|p| p[0].max(p[1]).max(p[2])).collect();
     let most = bright.iter().copied().max().unwrap_or(0);

@@ -4,6 +4,7 @@ use super::{failure::Outcome, global::Global, progress::Progress};
 use clap::ValueEnum;
 use impasto::{
     Result,
+    gpu::Gpu,
     models::sam2::{self, Behaviour, Config, Predictor},
     nn::Storage,
     trace,
@@ -12,7 +13,7 @@ use impasto::{
 use serde::Serialize;
 use std::{collections::BTreeMap, time::Instant};
 
-/// What `segment` and `masks` use when nothing else is said.
+/// What `segment`, `masks` and `track` use when nothing else is said.
 pub(super) const DEFAULT_MODEL: &str = "facebook/sam2.1-hiera-tiny";
 
 #[derive(Debug, clap::Args)]
@@ -42,10 +43,40 @@ enum Quantize {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Postprocess {
-    /// A single mask (--multimask off) gives way to the best of three where it is unstable
+    /// A single mask gives way to the best of three where it is unstable; in clips holes of up to 8 pixels are filled, and
+    /// prompted masks are cut at 0 before they are remembered
     Builder,
-    /// It does not
+    /// None of it
     Raw,
+}
+
+impl ModelArgs {
+    /// Opens adapter and weights.
+    pub(super) fn open(&self, global: &Global, progress: &Progress) -> Outcome<(Gpu, Config, Weights)> {
+        progress.stage(format!("opening {}", self.model));
+        // The adapter first: without one a download would be in vain.
+        let gpu = global.open_gpu()?;
+        let (config, weights) = progress.beside(|| open_model(&self.model, &global.source_options()))?;
+        Ok((gpu, config, weights))
+    }
+
+    /// How a predictor is built.
+    pub(super) fn options(&self, global: &Global) -> sam2::Options {
+        sam2::Options {
+            image_size: self.image_size,
+            storage: match self.quantize {
+                None => Storage::AsStored,
+                Some(Quantize::F32) => Storage::F32,
+                Some(Quantize::F16) => Storage::F16,
+                Some(Quantize::Q8) => Storage::Q8,
+            },
+            behaviour: match self.postprocess {
+                Postprocess::Builder => Behaviour::Builder,
+                Postprocess::Raw => Behaviour::Raw,
+            },
+            max_bytes: global.max_memory,
+        }
+    }
 }
 
 /// A predictor, and what it took to get there.
@@ -68,24 +99,8 @@ impl Session {
     /// Opens adapter and model. `encoder`: bind it now, so that its time counts as loading.
     pub(super) fn open(args: &ModelArgs, global: &Global, progress: &Progress, encoder: bool) -> Outcome<Self> {
         let start = Instant::now();
-        progress.stage(format!("opening {}", args.model));
-        // The adapter first: without one a download would be in vain.
-        let gpu = global.open_gpu()?;
-        let (config, weights) = progress.beside(|| open_model(&args.model, &global.source_options()))?;
-        let options = sam2::Options {
-            image_size: args.image_size,
-            storage: match args.quantize {
-                None => Storage::AsStored,
-                Some(Quantize::F32) => Storage::F32,
-                Some(Quantize::F16) => Storage::F16,
-                Some(Quantize::Q8) => Storage::Q8,
-            },
-            behaviour: match args.postprocess {
-                Postprocess::Builder => Behaviour::Builder,
-                Postprocess::Raw => Behaviour::Raw,
-            },
-            max_bytes: global.max_memory,
-        };
+        let (gpu, config, weights) = args.open(global, progress)?;
+        let options = args.options(global);
         let mut predictor = pollster::block_on(Predictor::new(&gpu, config, &weights, options))?;
         if encoder {
             predictor.encoder()?;

@@ -1,6 +1,6 @@
 //! Ctrl-C (and SIGTERM, SIGHUP): asks the work to stop, and stops it if it does not.
 
-use super::failure::complain;
+use super::failure::{complain, note};
 use impasto::{ErrorKind, Result, error::IntoError, graph::Control, image::output};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -13,8 +13,14 @@ pub(super) static CANCEL: AtomicBool = AtomicBool::new(false);
 /// How long the work may take to unwind. A submit takes 100 to 200 ms; all that is lost by not waiting longer is order.
 const GRACE: Duration = Duration::from_millis(300);
 
+/// Whether the work ends by itself, in good order, when it sees [`CANCEL`]; only a second Ctrl-C stops it then.
+pub(super) static PATIENT: AtomicBool = AtomicBool::new(false);
+
 pub(super) fn install() -> Result<()> {
     let handler = || {
+        if PATIENT.load(Ordering::SeqCst) && !CANCEL.swap(true, Ordering::SeqCst) {
+            return note("the present frame is finished first; Ctrl-C once more ends at once");
+        }
         let again = CANCEL.swap(true, Ordering::SeqCst);
         let wait = || {
             std::thread::sleep(GRACE);

@@ -24,7 +24,7 @@ use serde::Serialize;
 use settings::SettingsArgs;
 use std::path::{Path, PathBuf};
 
-mod settings;
+pub(super) mod settings;
 
 /// Find every object of a picture
 #[derive(Debug, clap::Args)]

@@ -1,12 +1,12 @@
 //! The official generator's parameters as flags.
 
-use super::super::failure::{Failure, Outcome};
+use crate::cli::failure::{Failure, Outcome};
 use clap::ValueEnum;
 use impasto::models::sam2::amg::Settings;
 
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Mask generator (SAM 2's parameters; a flag overrules the preset)")]
-pub(super) struct SettingsArgs {
+pub(in crate::cli) struct SettingsArgs {
     /// Where the other values come from
     #[arg(long, value_name = "NAME", default_value = "default")]
     preset: Preset,
@@ -63,7 +63,7 @@ enum Preset {
 }
 
 impl SettingsArgs {
-    pub(super) fn settings(&self) -> Outcome<Settings> {
+    pub(in crate::cli) fn settings(&self) -> Outcome<Settings> {
         let mut s = match self.preset {
             Preset::Default => Settings::default(),
             Preset::Dense => Settings::dense(),

@@ -8,6 +8,7 @@ mod masks;
 mod others;
 mod refused;
 mod segment;
+mod track;
 
 use impasto::image::{Mask, Picture, Rle, rle::CocoRle};
 use serde_json::Value;
