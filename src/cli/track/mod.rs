@@ -265,7 +265,8 @@ impl Run<'_> {
             // Not to be cancelled: what is remembered is to be that of whole frames.
             match pollster::block_on(self.propagation.next(Control::default())) {
                 Ok(None) => break Ok(()),
-                Err(e) => break Err(e.into()),
+                // A stream that the same Ctrl-C has ended may end in the middle of a frame.
+                Err(e) => break Err(signal::check().err().unwrap_or(e).into()),
                 Ok(Some(frame)) => {
                     if let Err(e) = self.write(&frame) {
                         break Err(e);

@@ -72,7 +72,7 @@ impl Outputs {
         self.out.as_deref().into_iter().chain(overlay).chain(self.cutouts.as_deref())
     }
 
-    /// Before the work: names and places, and that nothing is written twice or over an input. Folders are made.
+    /// Before the work: names and places, and that nothing is written twice or over an input.
     pub(super) fn check(&self, clip_path: &Path, clip: &Clip, inputs: &[PathBuf], objects: &[u32]) -> Outcome {
         let any = self.out.is_some() || self.json.is_some() || self.overlay.is_some();
         usage(any || self.cutouts.is_some() || self.save_tensors.is_some(), || {
@@ -98,17 +98,16 @@ impl Outputs {
                 return refuse(format!("two frames are called {twice}: their files would be one"));
             }
         }
-        let same = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
+        let same = |path: &Path| path.canonicalize().or(std::path::absolute(path)).unwrap_or_else(|_| path.into());
         let mut folders = HashSet::from([same(clip_path)]);
         for folder in self.folders() {
-            if !folder.is_dir() {
-                std::fs::create_dir(folder)
-                    .error(ErrorKind::Io, || format!("cannot make folder {}", folder.display()))?;
-            }
             if !folders.insert(same(folder)) {
                 return refuse(format!("{}: this folder has the clip or another output already", folder.display()));
             }
-            output::check(&folder.join("frame.png"))?;
+            if folder.exists() && !folder.is_dir() {
+                return refuse(format!("{}: it is a file, and should be a folder", folder.display()));
+            }
+            output::check(&if folder.is_dir() { folder.join("frame.png") } else { folder.into() })?;
         }
         let json = self.json.iter().filter(|_| !self.json_on_stdout());
         let files = self.whole_files().map(Path::to_path_buf).chain(json.cloned());
@@ -125,8 +124,11 @@ pub(super) struct Sinks<'a> {
 }
 
 impl<'a> Sinks<'a> {
-    /// `resumed`: lines of JSON are added to those that are there.
+    /// Makes folders and begins files. `resumed`: lines of JSON are added to those that are there.
     pub(super) fn open(outputs: &'a Outputs, clip: &Clip, resumed: bool) -> Result<Self> {
+        for folder in outputs.folders() {
+            make(folder)?;
+        }
         let json = match &outputs.json {
             Some(path) if !outputs.json_on_stdout() => {
                 let file = OpenOptions::new().create(true).append(resumed).write(true).truncate(!resumed).open(path);
@@ -199,8 +201,12 @@ impl<'a> Sinks<'a> {
 
 fn object_folder(folder: &Path, object: u32) -> Result<PathBuf> {
     let folder = folder.join(object.to_string());
-    std::fs::create_dir_all(&folder).error(ErrorKind::Io, || format!("cannot make folder {}", folder.display()))?;
+    make(&folder)?;
     Ok(folder)
+}
+
+fn make(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).error(ErrorKind::Io, || format!("cannot make folder {}", folder.display()))
 }
 
 /// What is in any of the masks.

@@ -235,11 +235,17 @@ fn number(index: usize) -> String {
     format!("{index:05}")
 }
 
-/// The pictures of a folder in natural order. Of other files there is a warning.
+/// The pictures of a folder in natural order. Of other files there is a warning that names the first few.
 fn pictures_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let (mut pictures, others) = batch::pictures_in(folder)?;
-    for other in others {
-        tracing::warn!("{}: neither PNG, JPEG nor WebP by its name: it is no frame", other.display());
+    if !others.is_empty() {
+        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut names: Vec<String> = others.iter().map(name).collect();
+        names.sort();
+        let (count, more) = (names.len(), if names.len() > 3 { ", .." } else { "" });
+        names.truncate(3);
+        let names = names.join(", ");
+        tracing::warn!("{}: of its files {count} are no frames by their names: {names}{more}", folder.display());
     }
     pictures.sort_by(|a, b| batch::natural_order(&a.to_string_lossy(), &b.to_string_lossy()));
     Ok(pictures)

@@ -66,10 +66,11 @@ fn with_stdin(place: &Place, line: &str, bytes: &[u8]) -> Run {
 fn objects_are_followed_in_every_form() {
     let place = Place::new();
     frames(&place, 4);
+    std::fs::write(place.at("in/notes.txt"), "no frame").unwrap();
     let line = "track in --model mini --point 0:97,123 --box 2:150,110,220,210@9 --out masks --overlay over --cutouts cut \
                 --save-tensors t.safetensors --json";
     let run = place.ok(line);
-    assert!(run.stderr.is_empty(), "{}", run.stderr);
+    assert!(run.stderr.contains("in: of its files 1 are no frames by their names: notes.txt"), "{}", run.stderr);
     let all = lines(&run.stdout);
     assert_eq!(order(&all), [0, 1, 2, 3]);
     let bytes = std::fs::read(place.at("t.safetensors")).unwrap();
@@ -254,4 +255,5 @@ fn masks_of_the_first_frame_corrections_and_no_overlap() {
     assert!(masks(&official[2])[&1].iou(&masks(&again[2])[&1]).unwrap() > 0.9);
     let plan = place.ok("track in --point 1:97,123@4 --both --out masks --dry-run").stdout;
     assert_eq!(plan, "in: 3 frames of 256x256\nframe 1: prompts of 4\n3 frames to follow, both\n");
+    assert_eq!(place.files(), ["in"], "a plan writes nothing");
 }
