@@ -23,7 +23,7 @@ use impasto::{
 use pollster::block_on;
 
 /// A device of its own, whose bytes nobody else moves.
-fn lone(max_memory: Option<u64>) -> Gpu {
+pub(crate) fn lone(max_memory: Option<u64>) -> Gpu {
     block_on(Gpu::open(&gpu::Options { untuned: true, max_memory, ..gpu::Options::from_env() })).unwrap()
 }
 
@@ -111,16 +111,16 @@ fn a_denoiser_names_the_block_that_broke() {
 }
 
 /// A pipeline of diffusers on miniatures: what went in, what came out.
-struct Pipe {
-    io: Weights,
-    model: Model,
+pub(crate) struct Pipe {
+    pub(crate) io: Weights,
+    pub(crate) model: Model,
 }
 
 /// Pixels of the pictures of all fixtures.
 const SIZE: [usize; 2] = [96, 64];
 
 impl Pipe {
-    fn open(name: &str, transformer: &str) -> Self {
+    pub(crate) fn open(name: &str, transformer: &str) -> Self {
         let family = &transformer[..5];
         let model = Model::open(&Locations {
             transformer: Some(fixture(&format!("{transformer}_transformer_mini"))),
@@ -131,11 +131,11 @@ impl Pipe {
         Self { io, model: model.unwrap() }
     }
 
-    fn get(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn get(&self, name: &str) -> Vec<f32> {
         values(&self.io, name)
     }
 
-    fn prompts(&self) -> Prompts {
+    pub(crate) fn prompts(&self) -> Prompts {
         let embeddings = |prefix: &str| {
             let name = format!("in.{prefix}prompt_embeds");
             let shape = self.io.shape(&name)?;
@@ -146,12 +146,20 @@ impl Pipe {
         Prompts { prompt: embeddings("").unwrap(), negative: embeddings("negative_") }
     }
 
-    fn size() -> PictureSize {
+    pub(crate) fn size() -> PictureSize {
         PictureSize::exact(SIZE[0], SIZE[1]).unwrap()
     }
 
+    /// The picture that goes in, of values from 0 to 1 in planes.
+    pub(crate) fn picture(&self) -> Picture {
+        let planes = self.get("in.image");
+        let pixels = planes.len() / 3;
+        let rgb = (0..planes.len()).map(|i| (planes[i % 3 * pixels + i / 3] * 255.0).round() as u8).collect();
+        Picture::new(SIZE[0], SIZE[1], rgb).unwrap()
+    }
+
     /// The initial latents as tokens: FLUX.2's are there as they are drawn.
-    fn init(&self) -> Vec<f32> {
+    pub(crate) fn init(&self) -> Vec<f32> {
         let latents = self.get("in.latents");
         match self.model.config.version {
             Version::Flux1 => latents,
@@ -188,7 +196,7 @@ impl Pipe {
     }
 }
 
-fn psnr(found: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn psnr(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let squares = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2));
     -10.0 * (squares.sum::<f64>() / found.len() as f64).log10()
@@ -217,10 +225,7 @@ fn pictures_equal_the_reference() {
 fn a_picture_to_begin_with_equals_the_reference() {
     let pipe = Pipe::open("flux1_img2img", "flux1_dev");
     let (gpu, size) = (gpu(Checks::Trusted), Pipe::size());
-    let planes = pipe.get("in.image");
-    let pixels = planes.len() / 3;
-    let rgb = (0..planes.len()).map(|i| (planes[i % 3 * pixels + i / 3] * 255.0).round() as u8).collect();
-    let picture = Picture::new(SIZE[0], SIZE[1], rgb).unwrap();
+    let picture = pipe.picture();
     // The draws of the reference come from another program's generator: they are put in here.
     let (posterior, noise) = (pipe.get("rng.0"), pipe.get("rng.1"));
     let ae = &pipe.model.autoencoder;

@@ -4,6 +4,7 @@ mod amg;
 mod blocks;
 mod cli;
 mod common;
+mod edit;
 mod flux;
 mod full_size;
 mod generate;

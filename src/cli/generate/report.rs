@@ -114,7 +114,7 @@ pub(super) fn dry_run(
             }
         }
     }
-    if let Some(encode) = &plan.encode {
+    for encode in &plan.encode {
         ae("encode", encode)?;
     }
     let kept = match t.streamed_blocks() {

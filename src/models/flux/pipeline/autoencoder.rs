@@ -108,7 +108,7 @@ impl Autoencoder {
         ensure!(
             (picture.width(), picture.height()) == (w, h),
             Argument,
-            "a picture of {}x{} to begin with, not of {w}x{h}",
+            "a picture of {}x{} to encode in place of one of {w}x{h}",
             picture.width(),
             picture.height()
         );

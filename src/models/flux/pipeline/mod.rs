@@ -15,11 +15,13 @@
 //! ```
 
 mod autoencoder;
+mod begin;
 mod embeddings;
 mod model;
 mod options;
 mod plan;
 mod preview;
+mod references;
 mod run;
 mod text;
 
@@ -29,5 +31,6 @@ pub use model::{Defaults, Locations, Model};
 pub use options::{Options, Settings, Start};
 pub use plan::Plan;
 pub use preview::Preview;
+pub use references::References;
 pub use run::{Event, Made, Stage, Watch, generate};
 pub use text::{Text, TextEncoders, TextParts, TextPlan};

@@ -6,7 +6,7 @@ use super::{
         lora::Lora,
         sampling::{Profile, Schedule, Shift, Size},
     },
-    Model,
+    Model, References,
 };
 use crate::{
     error::{Result, ensure},
@@ -36,6 +36,8 @@ pub struct Options {
     pub profile: Profile,
     /// A picture to begin with.
     pub start: Option<Start>,
+    /// Pictures to refer to: of Kontext and FLUX.2.
+    pub references: Option<References>,
     /// Tokens of all pictures, `(images, tokens, features)`, that the first step begins with, in place of noise.
     pub init_latents: Option<Vec<f32>>,
     /// How the transformer's matrices are kept.
@@ -82,6 +84,7 @@ impl Options {
             images: 1,
             profile: Profile::default(),
             start: None,
+            references: None,
             init_latents: None,
             storage: Storage::default(),
             budget: None,
@@ -92,7 +95,8 @@ impl Options {
     /// With the defaults of `model`.
     ///
     /// # Errors
-    /// `Argument` for figures that cannot be meant: no steps, no pictures, a guidance that is no number.
+    /// `Argument` for figures that cannot be meant: no steps, no pictures, a guidance that is no number; and those of
+    /// [`References::sizes`].
     pub fn settings(&self, model: &Model) -> Result<Settings> {
         let d = &model.defaults;
         ensure!((1..=1000).contains(&self.images), Argument, "{} pictures: 1 to 1000 are made at once", self.images);
@@ -109,6 +113,7 @@ impl Options {
             let fine = value.is_none_or(|v| (0.0..=1000.0).contains(&v));
             ensure!(fine, Argument, "a {what} of {} is not in 0..=1000", value.unwrap_or_default());
         }
+        self.reference_sizes(model.config.version)?;
         let steps = self.steps.unwrap_or(d.steps);
         let schedule = Schedule::new(d.curve, self.shift, self.size.tokens(), steps)?;
         let schedule = match &self.start {
@@ -117,5 +122,12 @@ impl Options {
         };
         let true_cfg = true_cfg.or(d.true_cfg).filter(|scale| *scale > 1.0);
         Ok(Settings { steps, schedule, guidance, true_cfg })
+    }
+    /// The size of each reference.
+    ///
+    /// # Errors
+    /// Those of [`References::sizes`].
+    pub fn reference_sizes(&self, version: Version) -> Result<Vec<Size>> {
+        self.references.as_ref().map_or(Ok(Vec::new()), |references| references.sizes(version))
     }
 }

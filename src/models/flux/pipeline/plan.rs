@@ -18,8 +18,8 @@ use serde::Serialize;
 pub struct Plan {
     /// The texts: the prompt, then the negative one where it counts.
     pub texts: Vec<TextPlan>,
-    /// A picture to begin with, to latents.
-    pub encode: Option<RunPlan>,
+    /// Pictures that the run is given, to latents: the one to begin with, then those to refer to.
+    pub encode: Vec<RunPlan>,
     /// The transformer.
     pub transformer: DenoiserPlan,
     /// Steps, of each picture.
@@ -40,7 +40,9 @@ impl Plan {
     /// `Argument` for options that cannot be meant, `OutOfMemory` if a value exceeds what the device binds.
     pub fn new(gpu: &Gpu, model: &Model, options: &Options, texts: Vec<TextPlan>, tokens: usize) -> Result<Self> {
         let settings = options.settings(model)?;
-        let size = Size { batch: 1, text: tokens, image: options.size.tokens() };
+        let references = options.reference_sizes(model.config.version)?;
+        let image = options.size.tokens() + references.iter().map(|size| size.tokens()).sum::<usize>();
+        let size = Size { batch: 1, text: tokens, image };
         let too_large = |e: Error| match e.kind() {
             ErrorKind::OutOfMemory => {
                 let (width, height) = (options.size.width(), options.size.height());
@@ -48,16 +50,17 @@ impl Plan {
             }
             _ => e,
         };
-        let autoencoder = |way| model.autoencoder.plan(gpu, way, options.size, options.budget).map_err(too_large);
+        let autoencoder = |way, size| model.autoencoder.plan(gpu, way, size, options.budget).map_err(too_large);
         let transformer = Denoiser::plan(gpu, &model.transformer, &model.config, size, &options.denoiser());
-        let encodes = options.start.is_some() && options.init_latents.is_none();
+        let start = options.start.as_ref().filter(|_| options.init_latents.is_none()).map(|_| options.size);
+        let given = start.into_iter().chain(references);
         Ok(Self {
             texts,
-            encode: encodes.then(|| autoencoder(Direction::Encode)).transpose()?,
+            encode: given.map(|size| autoencoder(Direction::Encode, size)).collect::<Result<_>>()?,
             transformer: transformer.map_err(too_large)?,
             steps: settings.schedule.steps(),
             runs: if settings.true_cfg.is_some() { 2 } else { 1 },
-            decode: autoencoder(Direction::Decode)?,
+            decode: autoencoder(Direction::Decode, options.size)?,
             images: options.images,
         })
     }
@@ -93,7 +96,7 @@ impl Plan {
     pub fn flops(&self) -> u64 {
         let steps = (self.steps * self.runs) as u64 * self.transformer.flops;
         let texts: u64 = self.texts.iter().flat_map(TextPlan::encoders).map(|e| e.flops).sum();
-        texts + self.encode.as_ref().map_or(0, |e| e.flops) + self.images as u64 * (steps + self.decode.flops)
+        texts + self.encode.iter().map(|e| e.flops).sum::<u64>() + self.images as u64 * (steps + self.decode.flops)
     }
 }
 

@@ -3,11 +3,12 @@
 use super::{
     super::{
         Condition, Denoiser, Size, Vectors, rope,
-        sampling::{self, Latents, image_ids, text_ids},
+        sampling::{self, image_ids, text_ids},
         vectors_with,
     },
     Embeddings, Model, Options, Prompts, Settings,
     autoencoder::finite,
+    begin::Beside,
 };
 use crate::{
     error::{Error, Result, bail, ensure},
@@ -40,7 +41,7 @@ pub enum Event<'a> {
 /// The stages of a run, in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The picture to begin with is encoded.
+    /// Pictures that the run is given are encoded.
     Encode,
     /// What modulates the steps is computed, and the transformer loaded.
     Load,
@@ -60,7 +61,7 @@ pub struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn tell(&self, event: Event<'_>) {
+    pub(super) fn tell(&self, event: Event<'_>) {
         if let Some(tell) = self.tell {
             tell(event);
         }
@@ -111,8 +112,9 @@ pub async fn generate(
     let control = Control { cancel: watch.cancel, progress: Some(&progress) };
     let mut run = Run { gpu, model, options, settings, watch, control, clock: Instant::now(), made: Made::default() };
     let sides = run.sides(prompts)?;
-    run.made.init = run.begin().await?;
-    run.sample(&sides).await?;
+    let (init, beside) = run.begin().await?;
+    run.made.init = init;
+    run.sample(&sides, &beside).await?;
     watch.tell(Event::Stage(Stage::Decode));
     let last: Vec<Vec<f32>> = run.made.steps.iter().filter_map(|steps| steps.last().cloned()).collect();
     run.made.images = model.autoencoder.decode(gpu, &last, options.size, options.budget, control).await?;
@@ -120,13 +122,13 @@ pub async fn generate(
     Ok(Made { peak: gpu.peak_bytes(), ..run.made })
 }
 
-struct Run<'a> {
-    gpu: &'a Gpu,
-    model: &'a Model,
-    options: &'a Options,
-    settings: Settings,
-    watch: Watch<'a>,
-    control: Control<'a>,
+pub(super) struct Run<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) model: &'a Model,
+    pub(super) options: &'a Options,
+    pub(super) settings: Settings,
+    pub(super) watch: Watch<'a>,
+    pub(super) control: Control<'a>,
     clock: Instant,
     made: Made,
 }
@@ -140,51 +142,9 @@ struct Side<'a> {
 
 impl Run<'_> {
     /// The time since the last call counts as `stage`.
-    fn lap(&mut self, stage: &'static str) {
+    pub(super) fn lap(&mut self, stage: &'static str) {
         *self.made.timings.entry(stage).or_default() += self.clock.elapsed().as_secs_f64() * 1e3;
         self.clock = Instant::now();
-    }
-
-    /// The tokens that the first step of each picture begins with.
-    async fn begin(&mut self) -> Result<Vec<Vec<f32>>> {
-        let (o, version) = (self.options, self.model.config.version);
-        let latents = Latents::new(version, o.size);
-        if let Some(given) = &o.init_latents {
-            ensure!(
-                given.len() == o.images * latents.len(),
-                Argument,
-                "initial latents of {} elements for {} of {}x{}, which take {} each",
-                given.len(),
-                if o.images == 1 { "a picture".to_owned() } else { format!("{} pictures", o.images) },
-                o.size.width(),
-                o.size.height(),
-                latents.len()
-            );
-            finite(given, "the initial latents")?;
-            return Ok(given.chunks(latents.len()).map(<[f32]>::to_vec).collect());
-        }
-        let mut noise = o.profile.noise(version, o.seed, o.images);
-        let start = match &o.start {
-            None => None,
-            Some(start) => {
-                self.watch.tell(Event::Stage(Stage::Encode));
-                // The reference draws for the autoencoder before it draws the noise.
-                let posterior = noise.posterior(latents.len());
-                let (ae, control) = (&self.model.autoencoder, self.control);
-                let tokens =
-                    ae.encode(self.gpu, &start.picture, o.size, posterior.as_deref(), o.budget, control).await?;
-                self.lap("encode");
-                Some(tokens)
-            }
-        };
-        let drawn = noise.latents(latents.len());
-        let tokens = drawn.chunks(latents.len()).map(|noise| {
-            let noise = latents.tokens_of_noise(noise)?;
-            let Some(mut picture) = start.clone() else { return Ok(noise) };
-            sampling::add_noise(&mut picture, &noise, self.settings.schedule.sigma(0))?;
-            Ok(picture)
-        });
-        tokens.collect()
     }
 
     /// The prompt, and the negative one where it counts.
@@ -220,7 +180,7 @@ impl Run<'_> {
     }
 
     /// All steps of all pictures.
-    async fn sample(&mut self, prompts: &[&Embeddings]) -> Result<()> {
+    async fn sample(&mut self, prompts: &[&Embeddings], beside: &Beside) -> Result<()> {
         let (o, c) = (self.options, &self.model.config);
         self.watch.tell(Event::Stage(Stage::Load));
         let mut sides = Vec::new();
@@ -229,10 +189,10 @@ impl Run<'_> {
             sides.push(Side { prompt, vectors: self.vectors(prompt).await? });
         }
         let text = sides[0].prompt.tokens;
-        let size = Size { batch: 1, text, image: o.size.tokens() };
+        let size = Size { batch: 1, text, image: o.size.tokens() + beside.ids.len() };
         let mut denoiser = Denoiser::new(self.gpu, &self.model.transformer, c.clone(), size, &o.denoiser())?;
-        let ids = [text_ids(c.version, text), image_ids(0, o.size.rows(), o.size.columns())].concat();
-        let table = rope::table(c, &ids);
+        let image = image_ids(0, o.size.rows(), o.size.columns());
+        let table = rope::table(c, &[text_ids(c.version, text), image, beside.ids.clone()].concat());
         denoiser.begin(&sides[0].prompt.prompt, &table);
         self.lap("load");
 
@@ -241,14 +201,17 @@ impl Run<'_> {
             let mut x = self.made.init[image].clone();
             let mut after = Vec::new();
             for step in 0..self.settings.schedule.steps() {
-                let velocity = self.velocity(&mut denoiser, &sides, &table, &x, step).await?;
-                let velocity = match velocity {
+                let input = beside.input(&x);
+                let velocity = self.velocity(&mut denoiser, &sides, &table, &input, step).await?;
+                let mut velocity = match velocity {
                     Ok(velocity) => velocity,
                     Err(which) => {
-                        let broken = self.broken(denoiser, &sides[which], &table, &x, step).await?;
+                        let broken = self.broken(denoiser, &sides[which], &table, &input, step).await?;
                         bail!(Numeric, "step {}: values are NaN or infinite from {broken} on", step + 1)
                     }
                 };
+                // What it says of references is not asked for.
+                velocity.truncate(x.len());
                 sampling::euler(&mut x, &velocity, self.settings.schedule.delta(step))?;
                 finite(&x, "the latents").map_err(|e: Error| e.context(format!("step {}", step + 1)))?;
                 self.lap("step");
@@ -264,17 +227,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The block that broke in a step.
+    /// The block that broke in a step whose tokens are `input`.
     async fn broken(
         &self,
         mut denoiser: Denoiser,
         side: &Side<'_>,
         table: &[f32],
-        x: &[f32],
+        input: &[f32],
         step: usize,
     ) -> Result<String> {
         denoiser.begin(&side.prompt.prompt, table);
-        denoiser.first_bad_block(x, &side.vectors[step], self.control).await
+        denoiser.first_bad_block(input, &side.vectors[step], self.control).await
     }
 
     /// The velocity of a step, or which prompt's is not finite.
@@ -283,7 +246,7 @@ impl Run<'_> {
         denoiser: &mut Denoiser,
         sides: &[Side<'_>],
         table: &[f32],
-        x: &[f32],
+        input: &[f32],
         step: usize,
     ) -> Result<Result<Vec<f32>, usize>> {
         let mut all = Vec::new();
@@ -291,7 +254,7 @@ impl Run<'_> {
             if sides.len() > 1 {
                 denoiser.begin(&side.prompt.prompt, table);
             }
-            let velocity = denoiser.step(x, &side.vectors[step], self.control).await?;
+            let velocity = denoiser.step(input, &side.vectors[step], self.control).await?;
             if velocity.iter().any(|v| !v.is_finite()) {
                 return Ok(Err(which));
             }
