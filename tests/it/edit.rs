@@ -3,18 +3,18 @@
 
 use crate::{
     common::{fixture, gpu},
-    generate::{Pipe, lone, psnr},
+    generate::{Pipe, SEED, lone, psnr},
 };
 use impasto::{
     ErrorKind,
     gpu::Checks,
     graph::Control,
-    image::Picture,
+    image::{Mask, Picture},
     kernels::deviation,
     models::flux::{
-        self,
-        pipeline::{Embeddings, Options, Plan, Prompts, References, TextPlan, Watch, generate},
-        sampling::Size,
+        self, Version,
+        pipeline::{Channels, Embeddings, Options, Plan, Prompts, References, Start, TextPlan, Watch, generate},
+        sampling::{Profile, Size, fill_mask},
     },
     weights::Weights,
 };
@@ -94,7 +94,8 @@ fn references_are_encoded_as_by_the_reference() {
         let mut found = Vec::new();
         for (picture, size) in references(of).pictures.iter().zip(sizes) {
             let (ae, control) = (&pipe.model.autoencoder, Control::default());
-            found.extend(block_on(ae.encode(gpu(Checks::Trusted), picture, size, None, None, control)).unwrap());
+            let posterior = block_on(ae.encode(gpu(Checks::Trusted), picture, size, None, control)).unwrap();
+            found.extend(posterior.tokens(None).unwrap());
         }
         near(of, &found, &Expected::open(of).f32("call0.references"));
     }
@@ -138,6 +139,93 @@ fn references_are_planned_and_streamed() {
     assert!(run(&alone).images != expected.images);
 }
 
+/// The mask of the fixtures.
+fn mask() -> Mask {
+    let bytes = Expected::open("flux1_fill").u8("in.mask_image");
+    Mask::from_fn_of(&bytes, 96, 64, |v| v > 127).unwrap()
+}
+
+/// A model with channels for a picture, and what its fixture is run with, but for them.
+fn reading(transformer: &str) -> (Pipe, Options) {
+    let pipe = Pipe::open("flux1_dev", transformer);
+    let (steps, guidance, init_latents) = (Some(3), Some(30.0), Some(pipe.init()));
+    let options = Options { steps, guidance, init_latents, seed: SEED, ..Options::new(Pipe::size()) };
+    (pipe, options)
+}
+
+/// Tokens of pixels, with the fixtures' draw from the posterior.
+fn sampled(pipe: &Pipe, pixels: &[f32]) -> Vec<f32> {
+    let (size, control) = (Pipe::size(), Control::default());
+    let drawn = Profile::Diffusers.noise(Version::Flux1, SEED, 1).posterior(24 * 64);
+    let ae = &pipe.model.autoencoder;
+    let posterior = block_on(ae.encode_pixels(gpu(Checks::Trusted), pixels, size, None, control)).unwrap();
+    posterior.tokens(drawn.as_deref()).unwrap()
+}
+
+#[test]
+fn a_filled_picture_equals_the_reference() {
+    let (pipe, options) = reading("flux1_fill");
+    let expected = Expected::open("flux1_fill");
+    let (picture, mask) = (picture(), mask());
+    // What the transformer reads: tokens of the picture, grey under the mask, and the mask.
+    let pixel = |i: usize| match mask.get(i / 3 % 96, i / 3 / 96) {
+        true => 0.0,
+        false => f32::from(picture.rgb()[i]) / 127.5 - 1.0,
+    };
+    let tokens = sampled(&pipe, &(0..picture.rgb().len()).map(pixel).collect::<Vec<f32>>());
+    let masks = fill_mask(&mask, Pipe::size()).unwrap();
+    let channels = expected.f32("call0.channels");
+    let of = |range: std::ops::Range<usize>| channels.chunks(320).flat_map(|c| c[range.clone()].to_vec()).collect();
+    let (their_tokens, their_masks): (Vec<f32>, Vec<f32>) = (of(0..64), of(64..320));
+    near("tokens", &tokens, &their_tokens);
+    assert_eq!(masks, their_masks);
+
+    let channels = Some(Channels::Fill { picture, mask });
+    expected.check(&pipe, &Options { channels, ..options });
+}
+
+/// diffusers takes the fixture's picture as it is, from 0 to 1: no picture of 8 bits has its values from -1 to 1.
+#[test]
+fn a_controlled_picture_equals_the_reference() {
+    let (pipe, options) = reading("flux1_control");
+    let expected = Expected::open("flux1_control");
+    let planes = Pipe::open("flux1_img2img", "flux1_dev").get("in.image");
+    let pixels: Vec<f32> = (0..planes.len()).map(|i| planes[i % 3 * planes.len() / 3 + i / 3]).collect();
+    let tokens = sampled(&pipe, &pixels);
+    near("tokens", &tokens, &expected.f32("call0.channels"));
+    let read = |channels| Options { channels: Some(channels), ..options.clone() };
+    expected.check(&pipe, &read(Channels::Encoded(tokens)));
+
+    // A picture is encoded to the same from -1 to 1.
+    let run = |o: &Options| block_on(generate(gpu(Checks::Trusted), &pipe.model, &pipe.prompts(), o, Watch::default()));
+    let pixels: Vec<f32> = picture().rgb().iter().map(|v| f32::from(*v) / 127.5 - 1.0).collect();
+    let found = run(&read(Channels::Control(picture()))).unwrap().images;
+    assert_eq!(found, run(&read(Channels::Encoded(sampled(&pipe, &pixels)))).unwrap().images);
+}
+
+#[test]
+fn an_inpainted_picture_equals_the_reference() {
+    let pipe = Pipe::open("flux1_dev", "flux1_dev");
+    let start = Some(Start { picture: picture(), strength: 0.8, mask: Some(mask()) });
+    let options = Options { steps: Some(5), seed: SEED, start, ..Options::new(Pipe::size()) };
+    Expected::open("flux1_inpaint").check(&pipe, &options);
+}
+
+/// Every picture that is encoded is planned.
+#[test]
+fn encoding_is_planned() {
+    let (pipe, options) = reading("flux1_fill");
+    let channels = Some(Channels::Fill { picture: picture(), mask: mask() });
+    let start = Some(Start { picture: picture(), strength: 1.0, mask: None });
+    let encoded =
+        |o: &Options| Plan::new(gpu(Checks::Trusted), &pipe.model, o, vec![TextPlan::Given], 32).unwrap().encode.len();
+    let fill = Options { channels, ..options };
+    assert_eq!(encoded(&fill), 1);
+    let begun = Options { start, ..fill };
+    assert_eq!(encoded(&begun), 1, "initial latents stand in for the start");
+    assert_eq!(encoded(&Options { init_latents: None, ..begun }), 2);
+}
+
 #[test]
 fn pictures_that_do_not_fit_the_model_are_refused() {
     let refused = |pipe: &Pipe, o: Options, says: &str| {
@@ -150,5 +238,24 @@ fn pictures_that_do_not_fit_the_model_are_refused() {
     refused(&pipe, Options { references: Some(two), ..o }, "side by side");
     let (pipe, o) = editing("flux2_klein_edit");
     let narrow = References { pictures: vec![Picture::new(16, 96, vec![0; 3 * 16 * 96]).unwrap()], keep_size: true };
-    refused(&pipe, Options { references: Some(narrow), ..o }, "16x96");
+    refused(&pipe, Options { references: Some(narrow), ..o.clone() }, "16x96");
+    let begun = |mask, picture| Some(Start { picture, strength: 0.5, mask });
+    refused(&pipe, Options { start: begun(Some(mask()), picture()), ..o.clone() }, "FLUX.1 only");
+    let flat = |width, height| Picture::new(width, height, vec![0; 3 * width * height]).unwrap();
+    refused(&pipe, Options { start: begun(None, flat(64, 96)), ..o }, "another aspect");
+
+    let fill = |picture, mask| Some(Channels::Fill { picture, mask });
+    let (pipe, o) = reading("flux1_fill");
+    refused(&pipe, o.clone(), "it takes one, and a mask");
+    refused(&pipe, Options { channels: Some(Channels::Control(picture())), ..o.clone() }, "it takes one, and a mask");
+    refused(&pipe, Options { channels: Some(Channels::Encoded(vec![0.0; 24 * 64])), ..o.clone() }, "1536 values");
+    refused(&pipe, Options { channels: fill(flat(96, 96), mask()), ..o.clone() }, "another aspect");
+    refused(&pipe, Options { channels: fill(picture(), Mask::new(64, 64).unwrap()), ..o.clone() }, "the mask");
+    let channels = fill(picture(), mask());
+    refused(&pipe, Options { channels: channels.clone(), references: Some(references("")), ..o }, "refers to none");
+    let (pipe, o) = reading("flux1_control");
+    refused(&pipe, o.clone(), "it takes a picture of them");
+    refused(&pipe, Options { channels: Some(Channels::Control(flat(64, 96))), ..o }, "another aspect");
+    let (pipe, o) = editing("flux1_kontext");
+    refused(&pipe, Options { channels, ..o }, "reads no picture");
 }

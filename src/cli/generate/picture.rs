@@ -106,7 +106,7 @@ impl PictureArgs {
         let (steps, guidance, true_cfg) = (self.steps, self.guidance, self.true_cfg);
         let (shift, seed, images, profile) = (self.schedule, self.seed, self.count, self.noise);
         let start = picture.map(|p| resize::lanczos(&p, size.width(), size.height())).transpose()?;
-        let start = start.map(|picture| Start { picture, strength: self.strength });
+        let start = start.map(|picture| Start { picture, strength: self.strength, mask: None });
         let init_latents = self.init_latents.as_ref().map(|path| latents(path, model, size)).transpose()?;
         let more = Options::new(size);
         Ok(Options { steps, guidance, true_cfg, shift, seed, images, profile, start, init_latents, ..more })

@@ -3,6 +3,8 @@
 //! Source: `configs` in `src/flux/util.py` of black-forest-labs/flux, and `src/flux2/model.py` and `util.py` of
 //! black-forest-labs/flux2.
 
+use super::sampling::FILL_FEATURES;
+use crate::error::{Result, bail};
 use std::fmt;
 
 /// FLUX.1 or FLUX.2.
@@ -13,6 +15,17 @@ pub enum Version {
     Flux1,
     /// November 2025: modulation shared by all blocks, no biases, SwiGLU, text from a language model, 32 latent channels.
     Flux2,
+}
+
+/// What a transformer reads in a picture token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reads {
+    /// Latents and nothing else.
+    Latents,
+    /// Latents, and those of a picture to follow: FLUX.1 Canny and Depth.
+    Control,
+    /// Latents, those of a masked picture, and the mask: FLUX.1 Fill.
+    Fill,
 }
 
 /// A transformer's sizes and constants.
@@ -104,6 +117,20 @@ impl Config {
         if self.version == Version::Flux1 { self.single_vectors(self.single_blocks) } else { 15 }
     }
 
+    /// What it reads in a picture token, told by its channels.
+    ///
+    /// # Errors
+    /// `Weights` if no model has so many.
+    pub fn reads(&self) -> Result<Reads> {
+        let out = self.out_channels;
+        Ok(match (self.version, self.in_channels) {
+            (_, n) if n == out => Reads::Latents,
+            (Version::Flux1, n) if n == 2 * out => Reads::Control,
+            (Version::Flux1, n) if n == 2 * out + FILL_FEATURES => Reads::Fill,
+            _ => bail!(Weights, "a {self}, of which {out} are latents: what the others are is not known"),
+        })
+    }
+
     /// The name of the released model that this is, if it is one.
     pub fn name(&self) -> Option<&'static str> {
         RELEASED.iter().find(|(_, released)| released == self).map(|(name, _)| *name)
@@ -176,6 +203,13 @@ mod tests {
     #[test]
     fn vectors_lie_where_the_modulations_put_them() {
         for (name, c) in RELEASED {
+            let reads = match name {
+                "flux1-fill-dev" => Reads::Fill,
+                "flux1-canny-dev" => Reads::Control,
+                _ => Reads::Latents,
+            };
+            assert_eq!(c.reads().unwrap(), reads, "{name}");
+            assert!(Config { in_channels: c.in_channels + 4, ..c.clone() }.reads().is_err());
             let (mut at, mut place) = (0, std::collections::HashMap::new());
             for (layer, vectors) in c.modulations() {
                 place.insert(layer, at);

@@ -29,6 +29,41 @@ pub struct Autoencoder {
     pub side: usize,
 }
 
+/// What an encoded picture may be: a mean and a deviation for each latent.
+#[derive(Debug, Clone)]
+pub struct Posterior<'a> {
+    autoencoder: &'a Autoencoder,
+    /// `(h, w, 2 channels)`: means, then logarithms of variances.
+    moments: Vec<f32>,
+    size: Size,
+}
+
+impl Posterior<'_> {
+    /// Latent tokens as the transformer has them: the mean, or what `noise` `(channels, h, w)` draws around it.
+    ///
+    /// # Errors
+    /// `Shape` for noise of another size.
+    pub fn tokens(&self, noise: Option<&[f32]>) -> Result<Vec<f32>> {
+        let (ae, moments) = (self.autoencoder, &self.moments);
+        let (channels, latents) = (ae.latent_channels, Latents::new(ae.version(), self.size));
+        let places = moments.len() / (2 * channels);
+        if let Some(noise) = noise {
+            ensure!(noise.len() == latents.len(), Shape, "{} noise for {} latents", noise.len(), latents.len());
+        }
+        let value = |place: usize, channel: usize| {
+            let (mean, log) = (moments[place * 2 * channels + channel], moments[(place * 2 + 1) * channels + channel]);
+            // Bounds of diffusers' DiagonalGaussianDistribution.
+            let deviation = (0.5 * log.clamp(-30.0, 20.0)).exp();
+            noise.map_or(mean, |noise| mean + deviation * noise[channel * places + place])
+        };
+        let image: Vec<f32> =
+            (0..places).flat_map(|p| (0..channels).map(move |c| (p, c))).map(|(p, c)| value(p, c)).collect();
+        let mut tokens = latents.pack(&image)?;
+        ae.statistics.normalize(&mut tokens)?;
+        Ok(tokens)
+    }
+}
+
 /// Prefixes under which checkpoints with everything in one file have it.
 const PREFIXES: [&str; 3] = ["", "vae", "first_stage_model"];
 
@@ -89,21 +124,18 @@ impl Autoencoder {
         AutoEncoder::load(gpu, &self.weights, self.groups)
     }
 
-    /// The latent tokens of a picture of exactly this size, as the transformer has them; in bands where the whole exceeds
-    /// `budget`. `noise` `(channels, h, w)` draws a
-    /// sample around the mean.
+    /// What a picture of exactly this size is encoded to, in bands where the whole exceeds `budget`.
     ///
     /// # Errors
-    /// `Argument` for another size, `Shape` for noise of another size, `Numeric`, and what the device reports.
+    /// `Argument` for another size, `Numeric`, and what the device reports.
     pub async fn encode(
         &self,
         gpu: &Gpu,
         picture: &Picture,
         size: Size,
-        noise: Option<&[f32]>,
         budget: Option<u64>,
         control: Control<'_>,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Posterior<'_>> {
         let (w, h) = (size.width(), size.height());
         ensure!(
             (picture.width(), picture.height()) == (w, h),
@@ -112,25 +144,25 @@ impl Autoencoder {
             picture.width(),
             picture.height()
         );
-        let pixels: Vec<f32> = picture.rgb().iter().map(|v| f32::from(*v) / 127.5 - 1.0).collect();
-        let moments = self.load(gpu)?.run(gpu, Direction::Encode, &pixels, [1, h, w], budget, control).await?;
+        self.encode_pixels(gpu, &pixels(picture), size, budget, control).await
+    }
+
+    /// The same of values from -1 to 1, `(height, width, 3)`.
+    ///
+    /// # Errors
+    /// `Shape` for another size, `Numeric`, and what the device reports.
+    pub async fn encode_pixels(
+        &self,
+        gpu: &Gpu,
+        pixels: &[f32],
+        size: Size,
+        budget: Option<u64>,
+        control: Control<'_>,
+    ) -> Result<Posterior<'_>> {
+        let shape = [1, size.height(), size.width()];
+        let moments = self.load(gpu)?.run(gpu, Direction::Encode, pixels, shape, budget, control).await?;
         finite(&moments, "the encoded picture")?;
-        let (channels, latents) = (self.latent_channels, Latents::new(self.version(), size));
-        let places = moments.len() / (2 * channels);
-        if let Some(noise) = noise {
-            ensure!(noise.len() == latents.len(), Shape, "{} noise for {} latents", noise.len(), latents.len());
-        }
-        let value = |place: usize, channel: usize| {
-            let (mean, log) = (moments[place * 2 * channels + channel], moments[(place * 2 + 1) * channels + channel]);
-            // Bounds of diffusers' DiagonalGaussianDistribution.
-            let deviation = (0.5 * log.clamp(-30.0, 20.0)).exp();
-            noise.map_or(mean, |noise| mean + deviation * noise[channel * places + place])
-        };
-        let image: Vec<f32> =
-            (0..places).flat_map(|p| (0..channels).map(move |c| (p, c))).map(|(p, c)| value(p, c)).collect();
-        let mut tokens = latents.pack(&image)?;
-        self.statistics.normalize(&mut tokens)?;
-        Ok(tokens)
+        Ok(Posterior { autoencoder: self, moments, size })
     }
 
     /// The pictures `(height, width, 3)` of some latent tokens each, values from 0 to 1; in bands where a whole one exceeds
@@ -185,6 +217,11 @@ impl Autoencoder {
 
 fn at(weights: &Weights, prefix: &str) -> Weights {
     if prefix.is_empty() { weights.clone() } else { weights.at(prefix) }
+}
+
+/// A picture's values from -1 to 1, `(height, width, 3)`.
+pub(super) fn pixels(picture: &Picture) -> Vec<f32> {
+    picture.rgb().iter().map(|v| f32::from(*v) / 127.5 - 1.0).collect()
 }
 
 /// # Errors

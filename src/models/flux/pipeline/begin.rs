@@ -1,91 +1,174 @@
-//! What a run begins with: the tokens of its first step, and what stands beside them in every step.
+//! What a run begins with: the tokens of its first step, what stands beside them in every step, and what inpainting keeps.
+//!
+//! Random numbers are drawn in the order of diffusers' pipelines, so that a seed gives the same pictures.
 
 use super::{
-    super::sampling::{self, Latents, Size},
-    autoencoder::finite,
+    super::sampling::{self, Latents, Noise, Size},
+    autoencoder::{Posterior, finite, pixels},
+    channels::{self, Channels, fitted, fitted_mask},
     references,
     run::{Event, Run, Stage},
 };
-use crate::error::{Result, ensure};
+use crate::{
+    error::{Result, ensure},
+    image::{Mask, Picture},
+};
 
-/// What every step reads beside the latents.
+/// What a run begins with.
 #[derive(Debug, Default)]
-pub(super) struct Beside {
-    /// Tokens of the references, one picture after the other.
-    references: Vec<f32>,
-    /// Their positions.
-    pub(super) ids: Vec<[u32; 4]>,
+pub(super) struct Begin {
+    /// Of each picture, the tokens of its first step.
+    pub(super) init: Vec<Vec<f32>>,
+    /// Of each picture, or for all of them, what each token of it reads in channels behind the latents; or nothing.
+    channels: Vec<Vec<f32>>,
+    /// Tokens of references, one picture after the other, and their positions.
+    references: (Vec<f32>, Vec<[u32; 4]>),
+    keep: Option<Keep>,
 }
 
-impl Beside {
-    /// What the transformer reads in a step from the latents `x`.
-    pub(super) fn input(&self, x: &[f32]) -> Vec<f32> {
-        [x, &self.references].concat()
+/// What inpainting keeps.
+#[derive(Debug)]
+struct Keep {
+    /// [`sampling::latent_mask`].
+    mask: Vec<f32>,
+    /// Tokens of the picture.
+    picture: Vec<f32>,
+    /// Tokens of the noise of each picture that is made.
+    noise: Vec<Vec<f32>>,
+}
+
+impl Begin {
+    /// Positions of the references' tokens.
+    pub(super) fn positions(&self) -> &[[u32; 4]] {
+        &self.references.1
+    }
+
+    /// What the transformer reads in a step of picture `image` from its latents `x` in `tokens` tokens.
+    pub(super) fn input(&self, image: usize, x: &[f32], tokens: usize) -> Vec<f32> {
+        let mut input = match self.channels.get(image).or(self.channels.first()) {
+            Some(channels) => channels::beside(x, channels, tokens),
+            None => x.to_vec(),
+        };
+        input.extend(&self.references.0);
+        input
+    }
+
+    /// Puts back what is kept of the picture into the latents `x` of picture `image` at the noise level `sigma`.
+    pub(super) fn restore(&self, image: usize, x: &mut [f32], sigma: f32) -> Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        sampling::keep(x, &keep.mask, &keep.picture, &keep.noise[image], sigma)
     }
 }
 
-impl Run<'_> {
-    /// The tokens that the first step of each picture begins with, and what stands beside them.
-    pub(super) async fn begin(&mut self) -> Result<(Vec<Vec<f32>>, Beside)> {
-        let init = self.init().await?;
-        let beside = self.beside().await?;
-        Ok((init, beside))
-    }
-
-    async fn init(&mut self) -> Result<Vec<Vec<f32>>> {
+impl<'a> Run<'a> {
+    /// Draws, and encodes all pictures that the run is given.
+    pub(super) async fn begin(&mut self) -> Result<Begin> {
         let (o, version) = (self.options, self.model.config.version);
         let latents = Latents::new(version, o.size);
-        if let Some(given) = &o.init_latents {
-            ensure!(
-                given.len() == o.images * latents.len(),
-                Argument,
-                "initial latents of {} elements for {} of {}x{}, which take {} each",
-                given.len(),
-                if o.images == 1 { "a picture".to_owned() } else { format!("{} pictures", o.images) },
-                o.size.width(),
-                o.size.height(),
-                latents.len()
-            );
-            finite(given, "the initial latents")?;
-            return Ok(given.chunks(latents.len()).map(<[f32]>::to_vec).collect());
-        }
         let mut noise = o.profile.noise(version, o.seed, o.images);
+
+        let control = match &o.channels {
+            Some(Channels::Control(picture)) => self.control(picture, &mut noise).await?,
+            Some(Channels::Encoded(given)) => vec![given.clone()],
+            _ => Vec::new(),
+        };
         let start = match &o.start {
-            None => None,
-            Some(start) => {
-                self.watch.tell(Event::Stage(Stage::Encode));
-                // The reference draws for the autoencoder before it draws the noise.
-                let posterior = noise.posterior(latents.len());
-                let (ae, control) = (&self.model.autoencoder, self.control);
-                let tokens =
-                    ae.encode(self.gpu, &start.picture, o.size, posterior.as_deref(), o.budget, control).await?;
-                self.lap("encode");
-                Some(tokens)
+            Some(start) if o.encodes_start() => {
+                let drawn = noise.posterior(latents.len());
+                let picture = fitted(&start.picture, o.size, "the picture to begin with")?;
+                Some(self.encode(&pixels(&picture), o.size).await?.tokens(drawn.as_deref())?)
+            }
+            _ => None,
+        };
+        if o.fill().is_some() && o.start.is_none() && o.init_latents.is_none() {
+            // The reference encodes the picture even where nothing is left of it.
+            noise.posterior(latents.len());
+        }
+        let drawn = match &o.init_latents {
+            Some(given) => self.given(given)?,
+            None => {
+                let drawn = noise.latents(latents.len());
+                drawn.chunks(latents.len()).map(|one| latents.tokens_of_noise(one)).collect::<Result<_>>()?
             }
         };
-        let drawn = noise.latents(latents.len());
-        let tokens = drawn.chunks(latents.len()).map(|noise| {
-            let noise = latents.tokens_of_noise(noise)?;
-            let Some(mut picture) = start.clone() else { return Ok(noise) };
-            sampling::add_noise(&mut picture, &noise, self.settings.schedule.sigma(0))?;
-            Ok(picture)
-        });
-        tokens.collect()
+        let channels = match o.fill() {
+            Some((picture, mask)) => vec![self.fill(picture, mask, &mut noise).await?],
+            None => control,
+        };
+        let references = self.references().await?;
+
+        let mut init = drawn.clone();
+        if let (Some(picture), None) = (&start, &o.init_latents) {
+            for x in &mut init {
+                let noise = std::mem::replace(x, picture.clone());
+                sampling::add_noise(x, &noise, self.settings.schedule.sigma(0))?;
+            }
+        }
+        let mask = o.start.as_ref().and_then(|start| start.mask.as_ref());
+        let keep = match (mask, start) {
+            (Some(mask), Some(picture)) => {
+                let mask = sampling::latent_mask(&fitted_mask(mask, o.size)?, o.size)?;
+                Some(Keep { mask, picture, noise: drawn })
+            }
+            _ => None,
+        };
+        Ok(Begin { init, channels, references, keep })
     }
 
-    async fn beside(&mut self) -> Result<Beside> {
-        let (o, version) = (self.options, self.model.config.version);
-        let Some(given) = &o.references else { return Ok(Beside::default()) };
-        self.watch.tell(Event::Stage(Stage::Encode));
-        let fitted = given.fitted(version)?;
-        let mut tokens = Vec::new();
-        for (picture, size) in &fitted {
-            // The mean in every profile: no reference implementation samples here.
-            let (ae, control) = (&self.model.autoencoder, self.control);
-            tokens.extend(ae.encode(self.gpu, picture, *size, None, o.budget, control).await?);
+    /// Initial latents, checked, for each picture.
+    fn given(&self, given: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let o = self.options;
+        let each = Latents::new(self.model.config.version, o.size).len();
+        ensure!(
+            given.len() == o.images * each,
+            Argument,
+            "initial latents of {} elements for {} of {}x{}, which take {each} each",
+            given.len(),
+            if o.images == 1 { "a picture".to_owned() } else { format!("{} pictures", o.images) },
+            o.size.width(),
+            o.size.height(),
+        );
+        finite(given, "the initial latents")?;
+        Ok(given.chunks(each).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The reference samples around the mean for each picture that is made.
+    async fn control(&mut self, picture: &Picture, noise: &mut Noise) -> Result<Vec<Vec<f32>>> {
+        let o = self.options;
+        let each = Latents::new(self.model.config.version, o.size).len();
+        let drawn = noise.posterior(o.images * each);
+        let posterior = self.encode(&pixels(&fitted(picture, o.size, "the picture to follow")?), o.size).await?;
+        match drawn {
+            Some(drawn) => drawn.chunks(each).map(|noise| posterior.tokens(Some(noise))).collect(),
+            None => Ok(vec![posterior.tokens(None)?]),
         }
+    }
+
+    async fn fill(&mut self, picture: &Picture, mask: &Mask, noise: &mut Noise) -> Result<Vec<f32>> {
+        let o = self.options;
+        let drawn = noise.posterior(Latents::new(self.model.config.version, o.size).len());
+        let (picture, mask) = (fitted(picture, o.size, "the picture to fill in")?, fitted_mask(mask, o.size)?);
+        let tokens = self.encode(&channels::masked(&picture, &mask), o.size).await?.tokens(drawn.as_deref())?;
+        channels::fill_channels(&tokens, &mask, o.size)
+    }
+
+    /// The mean of each: no reference implementation samples here.
+    async fn references(&mut self) -> Result<(Vec<f32>, Vec<[u32; 4]>)> {
+        let version = self.model.config.version;
+        let Some(given) = &self.options.references else { return Ok(Default::default()) };
+        let (mut tokens, mut sizes) = (Vec::new(), Vec::new());
+        for (picture, size) in given.fitted(version)? {
+            tokens.extend(self.encode(&pixels(&picture), size).await?.tokens(None)?);
+            sizes.push(size);
+        }
+        Ok((tokens, references::ids(version, &sizes)))
+    }
+
+    async fn encode(&mut self, pixels: &[f32], size: Size) -> Result<Posterior<'a>> {
+        self.watch.tell(Event::Stage(Stage::Encode));
+        let (ae, budget) = (&self.model.autoencoder, self.options.budget);
+        let encoded = ae.encode_pixels(self.gpu, pixels, size, budget, self.control).await?;
         self.lap("encode");
-        let sizes: Vec<Size> = fitted.iter().map(|(_, size)| *size).collect();
-        Ok(Beside { references: tokens, ids: references::ids(version, &sizes) })
+        Ok(encoded)
     }
 }

@@ -16,6 +16,7 @@
 
 mod autoencoder;
 mod begin;
+mod channels;
 mod embeddings;
 mod model;
 mod options;
@@ -25,7 +26,8 @@ mod references;
 mod run;
 mod text;
 
-pub use autoencoder::Autoencoder;
+pub use autoencoder::{Autoencoder, Posterior};
+pub use channels::{Channels, read_mask};
 pub use embeddings::{Embeddings, Prompts};
 pub use model::{Defaults, Locations, Model};
 pub use options::{Options, Settings, Start};

@@ -1,12 +1,12 @@
 //! Where a model's parts are, and what they are: from a folder of diffusers, from single files, or from a mix.
 
 use super::{
-    super::{Config, Version, from_parts, open, sampling::Curve},
+    super::{Config, Version, config::Reads, from_parts, open, sampling::Curve},
     autoencoder::Autoencoder,
     text::{Text, TextParts},
 };
 use crate::{
-    error::{ErrorKind, IntoError, Result, bail, ensure},
+    error::{Context, ErrorKind, IntoError, Result, bail, ensure},
     weights::Weights,
 };
 use serde_json::Value as Json;
@@ -136,12 +136,7 @@ impl Model {
         index: &Json,
         scheduler: &Json,
     ) -> Result<Self> {
-        ensure!(
-            config.in_channels == config.out_channels,
-            Weights,
-            "{}: a {config}: it also takes a picture to fill in or to follow, which is not supported yet",
-            transformer.origin()
-        );
+        config.reads().context(|| transformer.origin().to_owned())?;
         ensure!(
             4 * autoencoder.latent_channels == config.out_channels && autoencoder.version() == config.version,
             Weights,
@@ -171,7 +166,7 @@ fn read_json(folder: Option<&Path>, name: &str) -> Result<Json> {
 
 impl Defaults {
     /// Those of a transformer, with what diffusers' files say and tensors do not: whether the levels are shifted, and
-    /// whether a FLUX.2 klein is distilled. Without them FLUX.1 without guidance is schnell, and klein the distilled one.
+    /// whether a FLUX.2 klein is distilled. Nothing tells Depth, whose guidance is 10, from Canny. Without the files FLUX.1 without guidance is schnell, and klein the distilled one.
     fn of(c: &Config, index: &Json, scheduler: &Json, side: usize) -> Result<Self> {
         let shifted = scheduler["use_dynamic_shifting"].as_bool();
         let is = |key: &str, value: f64| scheduler[key].as_f64().is_none_or(|said| (said - value).abs() < 1e-9);
@@ -187,6 +182,7 @@ impl Defaults {
         let base =
             |steps| Self { curve: Curve::Flux1, steps, guidance: None, true_cfg: None, max_sequence_length: 512, side };
         Ok(match (c.version, c.guidance) {
+            (Version::Flux1, true) if c.reads()? != Reads::Latents => Self { guidance: Some(30.0), ..base(50) },
             (Version::Flux1, true) => Self { guidance: Some(3.5), ..base(28) },
             (Version::Flux1, false) if shifted == Some(true) => base(28),
             (Version::Flux1, false) => Self { curve: Curve::Linear, max_sequence_length: 256, ..base(4) },
@@ -213,6 +209,9 @@ mod tests {
         };
         let none = || Json::Null;
         assert_eq!(of("flux1-dev", none(), none()), (Curve::Flux1, 28, Some(3.5), None, 512));
+        for name in ["flux1-fill-dev", "flux1-canny-dev"] {
+            assert_eq!(of(name, none(), none()), (Curve::Flux1, 50, Some(30.0), None, 512));
+        }
         let even = json!({"use_dynamic_shifting": false, "shift": 1.0});
         for scheduler in [none(), even] {
             assert_eq!(of("flux1-schnell", none(), scheduler), (Curve::Linear, 4, None, None, 256));

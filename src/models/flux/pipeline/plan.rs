@@ -1,6 +1,6 @@
 //! What a run will take, before it begins.
 
-use super::{Model, Options, TextPlan};
+use super::{Channels, Model, Options, TextPlan};
 use crate::{
     error::{Error, ErrorKind, Result, bail},
     gpu::Gpu,
@@ -18,7 +18,7 @@ use serde::Serialize;
 pub struct Plan {
     /// The texts: the prompt, then the negative one where it counts.
     pub texts: Vec<TextPlan>,
-    /// Pictures that the run is given, to latents: the one to begin with, then those to refer to.
+    /// Pictures that the run is given, to latents: those that are as large as what is made, then those to refer to.
     pub encode: Vec<RunPlan>,
     /// The transformer.
     pub transformer: DenoiserPlan,
@@ -52,8 +52,9 @@ impl Plan {
         };
         let autoencoder = |way, size| model.autoencoder.plan(gpu, way, size, options.budget).map_err(too_large);
         let transformer = Denoiser::plan(gpu, &model.transformer, &model.config, size, &options.denoiser());
-        let start = options.start.as_ref().filter(|_| options.init_latents.is_none()).map(|_| options.size);
-        let given = start.into_iter().chain(references);
+        let channels = matches!(options.channels, Some(Channels::Fill { .. } | Channels::Control(_)));
+        let as_made = usize::from(channels) + usize::from(options.encodes_start());
+        let given = std::iter::repeat_n(options.size, as_made).chain(references);
         Ok(Self {
             texts,
             encode: given.map(|size| autoencoder(Direction::Encode, size)).collect::<Result<_>>()?,

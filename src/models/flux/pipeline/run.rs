@@ -8,7 +8,7 @@ use super::{
     },
     Embeddings, Model, Options, Prompts, Settings,
     autoencoder::finite,
-    begin::Beside,
+    begin::Begin,
 };
 use crate::{
     error::{Error, Result, bail, ensure},
@@ -112,9 +112,9 @@ pub async fn generate(
     let control = Control { cancel: watch.cancel, progress: Some(&progress) };
     let mut run = Run { gpu, model, options, settings, watch, control, clock: Instant::now(), made: Made::default() };
     let sides = run.sides(prompts)?;
-    let (init, beside) = run.begin().await?;
-    run.made.init = init;
-    run.sample(&sides, &beside).await?;
+    let begin = run.begin().await?;
+    run.made.init = begin.init.clone();
+    run.sample(&sides, &begin).await?;
     watch.tell(Event::Stage(Stage::Decode));
     let last: Vec<Vec<f32>> = run.made.steps.iter().filter_map(|steps| steps.last().cloned()).collect();
     run.made.images = model.autoencoder.decode(gpu, &last, options.size, options.budget, control).await?;
@@ -180,7 +180,7 @@ impl Run<'_> {
     }
 
     /// All steps of all pictures.
-    async fn sample(&mut self, prompts: &[&Embeddings], beside: &Beside) -> Result<()> {
+    async fn sample(&mut self, prompts: &[&Embeddings], begin: &Begin) -> Result<()> {
         let (o, c) = (self.options, &self.model.config);
         self.watch.tell(Event::Stage(Stage::Load));
         let mut sides = Vec::new();
@@ -189,19 +189,19 @@ impl Run<'_> {
             sides.push(Side { prompt, vectors: self.vectors(prompt).await? });
         }
         let text = sides[0].prompt.tokens;
-        let size = Size { batch: 1, text, image: o.size.tokens() + beside.ids.len() };
+        let size = Size { batch: 1, text, image: o.size.tokens() + begin.positions().len() };
         let mut denoiser = Denoiser::new(self.gpu, &self.model.transformer, c.clone(), size, &o.denoiser())?;
         let image = image_ids(0, o.size.rows(), o.size.columns());
-        let table = rope::table(c, &[text_ids(c.version, text), image, beside.ids.clone()].concat());
+        let table = rope::table(c, &[text_ids(c.version, text), image, begin.positions().to_vec()].concat());
         denoiser.begin(&sides[0].prompt.prompt, &table);
         self.lap("load");
 
         for image in 0..o.images {
             self.watch.tell(Event::Stage(Stage::Sample(image)));
-            let mut x = self.made.init[image].clone();
+            let mut x = begin.init[image].clone();
             let mut after = Vec::new();
             for step in 0..self.settings.schedule.steps() {
-                let input = beside.input(&x);
+                let input = begin.input(image, &x, o.size.tokens());
                 let velocity = self.velocity(&mut denoiser, &sides, &table, &input, step).await?;
                 let mut velocity = match velocity {
                     Ok(velocity) => velocity,
@@ -215,8 +215,9 @@ impl Run<'_> {
                 sampling::euler(&mut x, &velocity, self.settings.schedule.delta(step))?;
                 finite(&x, "the latents").map_err(|e: Error| e.context(format!("step {}", step + 1)))?;
                 self.lap("step");
-                // A straight line from here leads to the picture.
                 let left = self.settings.schedule.sigma(step + 1);
+                begin.restore(image, &mut x, left)?;
+                // A straight line from here leads to the picture.
                 let expected: Vec<f32> = x.iter().zip(&velocity).map(|(x, v)| x - left * v).collect();
                 let steps = self.settings.schedule.steps();
                 self.watch.tell(Event::Step { image, step, steps, expected: &expected });

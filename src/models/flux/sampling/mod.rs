@@ -20,6 +20,7 @@
 mod cpu_noise;
 mod cuda_noise;
 mod latents;
+mod mask;
 mod noise;
 mod recipe;
 mod schedule;
@@ -29,8 +30,9 @@ mod step;
 mod tests;
 
 pub use latents::{Latents, Statistics};
+pub use mask::{FILL_FEATURES, fill_mask, latent_mask};
 pub use noise::{Device, Generator, Noise, Precision, Profile};
 pub use recipe::{AppliedLora, Recipe};
 pub use schedule::{Curve, Schedule, Shift, empirical_mu, linear_mu};
 pub use size::{Size, image_ids, text_ids};
-pub use step::{add_noise, euler, true_cfg};
+pub use step::{add_noise, euler, keep, true_cfg};

@@ -40,6 +40,31 @@ pub fn add_noise(x: &mut [f32], noise: &[f32], sigma: f32) -> Result<()> {
     Ok(())
 }
 
+/// What an inpainting step keeps: where `mask (tokens, 4)` is 0, see [`latent_mask`](super::latent_mask), `x` becomes the tokens
+/// of `picture` under as much noise as is left, `sigma`.
+///
+/// # Errors
+/// `Shape` if the lengths differ, or are not those of the mask's tokens.
+pub fn keep(x: &mut [f32], mask: &[f32], picture: &[f32], noise: &[f32], sigma: f32) -> Result<()> {
+    same_length("a picture", picture, x)?;
+    let tokens = mask.len() / 4;
+    ensure!(
+        tokens > 0 && x.len().is_multiple_of(4 * tokens),
+        Shape,
+        "a mask of {tokens} tokens for {} latents",
+        x.len()
+    );
+    let mut kept = picture.to_vec();
+    add_noise(&mut kept, noise, sigma)?;
+    let features = x.len() / tokens;
+    for (i, (x, kept)) in x.iter_mut().zip(kept).enumerate() {
+        // A feature is a channel of one of the token's four latents.
+        let m = mask[i / features * 4 + i % 4];
+        *x = (1.0 - m) * kept + m * *x;
+    }
+    Ok(())
+}
+
 fn same_length(what: &str, given: &[f32], x: &[f32]) -> Result<()> {
     ensure!(given.len() == x.len(), Shape, "{what} of {} elements for latents of {}", given.len(), x.len());
     Ok(())
@@ -62,6 +87,12 @@ mod tests {
         let mut z = [2.0, 4.0];
         add_noise(&mut z, &[-1.0, 1.0], 0.75).unwrap();
         assert_eq!(z, [-0.25, 1.75]);
+
+        // Two tokens of one channel.
+        let mut x = [9.0; 8];
+        let mask = [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0];
+        keep(&mut x, &mask, &[2.0; 8], &[-2.0; 8], 0.25).unwrap();
+        assert_eq!(x, [9.0, 1.0, 9.0, 9.0, 1.0, 9.0, 9.0, 1.0]);
     }
 
     #[test]
@@ -89,5 +120,6 @@ mod tests {
         assert_eq!(e.to_string(), "a velocity of 3 elements for latents of 2");
         assert!(true_cfg(&mut [0.0; 2], &[0.0; 3], 1.0).is_err());
         assert!(add_noise(&mut [0.0; 2], &[0.0; 1], 1.0).is_err());
+        assert!(keep(&mut [0.0; 8], &[0.0; 12], &[0.0; 8], &[0.0; 8], 1.0).is_err());
     }
 }
