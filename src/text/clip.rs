@@ -5,19 +5,14 @@ use super::{
     config::{Json, check_heads, check_layers, count_layers},
     layers::{EncoderPlan, Layers, Run, embed},
     names,
+    pre_norm::{Layer, Shape, last_norm},
 };
 use crate::{
     error::{Result, ensure},
     gpu::Gpu,
     graph::{Graph, Value},
-    kernels::{
-        attention::{Attention, Masked, Operand, masked_attention},
-        matmul::{Activation, Precision},
-    },
-    nn::{
-        LayerNorm, Storage,
-        projection::{Apply, Parameters, Projection, Selection, Tokens},
-    },
+    kernels::matmul::Activation,
+    nn::{Storage, projection::Parameters},
     weights::Weights,
 };
 
@@ -70,22 +65,15 @@ impl ClipConfig {
         })
     }
 
+    fn layer(&self) -> Shape {
+        let Self { width, heads, mlp, eps, activation, .. } = *self;
+        Shape { width, heads, mlp, eps, activation, causal: true }
+    }
+
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (h, m) = (self.width, self.mlp);
+        let h = self.width;
         let mut all = vec![("final_layer_norm.weight".to_owned(), vec![h]), ("final_layer_norm.bias".into(), vec![h])];
-        for i in 0..self.layers {
-            let mut linear = |name: &str, shape: &[usize]| {
-                all.push((format!("encoder.layers.{i}.{name}.weight"), shape.to_vec()));
-                all.push((format!("encoder.layers.{i}.{name}.bias"), vec![shape[0]]));
-            };
-            for name in ["q_proj", "k_proj", "v_proj", "out_proj"] {
-                linear(&format!("self_attn.{name}"), &[h, h]);
-            }
-            linear("layer_norm1", &[h]);
-            linear("layer_norm2", &[h]);
-            linear("mlp.fc1", &[m, h]);
-            linear("mlp.fc2", &[h, m]);
-        }
+        all.extend((0..self.layers).flat_map(|i| self.layer().tensors(i)));
         all
     }
 }
@@ -107,15 +95,6 @@ pub struct ClipOutput {
     pub last: Vec<f32>,
     /// The row of it at the end token: `pooler_output`, without the projection of CLIP's loss.
     pub pooled: Vec<f32>,
-}
-
-pub(super) struct Layer {
-    norm1: LayerNorm,
-    qkv: Projection,
-    out_proj: Projection,
-    norm2: LayerNorm,
-    fc1: Projection,
-    fc2: Projection,
 }
 
 impl Clip {
@@ -148,8 +127,7 @@ impl Clip {
         let positions = w.get("embeddings.position_embedding.weight", &[c.positions, h])?.to_f32()?;
         x.iter_mut().zip(&positions).for_each(|(x, p)| *x += p);
         let hidden_states = self.play(run, x, h, &(0..=c.layers).collect::<Vec<_>>()).await?;
-        let norm = |name| w.at("final_layer_norm").get(name, &[h])?.to_f32();
-        let last = layer_norm(hidden_states.last().map_or(&[][..], |s| s), &norm("weight")?, &norm("bias")?, c.eps);
+        let last = last_norm(w, "final_layer_norm", h, c.eps, hidden_states.last().map_or(&[][..], |s| s))?;
         let place = match c.eos {
             Some(eos) => ids.iter().position(|id| *id == eos).unwrap_or(0),
             None => (0..tokens).rev().max_by_key(|i| ids[*i]).unwrap_or(0),
@@ -177,67 +155,10 @@ impl Layers for Clip {
     }
 
     fn load(&self, p: &Parameters<'_>, i: usize) -> Result<Layer> {
-        Layer::load(p, &self.weights.at("encoder.layers").at(i), &self.config)
+        Layer::load(p, &self.weights.at("encoder.layers").at(i), self.config.layer())
     }
 
     fn record(&self, g: &mut Graph, layer: &Layer, x: Value) -> Result<Value> {
-        layer.forward(g, &self.config, x)
+        layer.forward(g, x)
     }
-}
-
-impl Layer {
-    fn load(p: &Parameters<'_>, w: &Weights, c: &ClipConfig) -> Result<Self> {
-        let (h, m) = (c.width, c.mlp);
-        let layers = ["q_proj", "k_proj", "v_proj"].map(|name| (name, h)).to_vec();
-        let of = |name, n, k| Projection::load(p, w, &Selection::of(name, n, k, true));
-        Ok(Self {
-            norm1: LayerNorm::load(p, &w.at("layer_norm1"), h, c.eps)?,
-            qkv: Projection::load(p, &w.at("self_attn"), &Selection { layers, ..Selection::of("", 3 * h, h, true) })?,
-            out_proj: of("self_attn.out_proj", h, h)?,
-            norm2: LayerNorm::load(p, &w.at("layer_norm2"), h, c.eps)?,
-            fc1: of("mlp.fc1", m, h)?,
-            fc2: of("mlp.fc2", h, m)?,
-        })
-    }
-
-    fn forward(&self, g: &mut Graph, c: &ClipConfig, x: Value) -> Result<Value> {
-        let tokens = Tokens::all(g, x)?;
-        let n = self.norm1.forward(g, x)?;
-        let half = Apply { precision: Precision::Half, ..Apply::default() };
-        let qkv = self.qkv.run(g, Tokens { value: n, ..tokens }, half)?;
-        let (h, d) = (c.width, c.width / c.heads);
-        let part = |i: usize| Operand { value: qkv, offset: i * h, batch: 0, row: 3 * h, head: d };
-        let call = Attention {
-            batch: 1,
-            heads: c.heads,
-            head_dim: d,
-            queries: tokens.len,
-            keys: tokens.len,
-            scale: (d as f32).powf(-0.5),
-            q: part(0),
-            k: part(1),
-            v: part(2),
-            windows: None,
-        };
-        let a = masked_attention(g, Masked { causal: true, ..Masked::from(call) })?;
-        let residual = |value| Apply { residual: Some(Tokens { value, ..tokens }), ..Apply::default() };
-        let y = self.out_proj.run(g, Tokens { value: a, ..tokens }, residual(x))?;
-        let n = self.norm2.forward(g, y)?;
-        let m = self.fc1.run(g, Tokens { value: n, ..tokens }, Apply { activation: c.activation, ..half })?;
-        self.fc2.run(g, Tokens { value: m, ..tokens }, residual(y))
-    }
-}
-
-/// `torch.nn.LayerNorm` of every row, summed in f64.
-fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
-    let n = weight.len() as f64;
-    let mut y = Vec::with_capacity(x.len());
-    for row in x.chunks(weight.len()) {
-        let mean = row.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
-        let variance = row.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / n;
-        let scale = 1.0 / (variance + f64::from(eps)).sqrt();
-        let one = |((x, w), b): ((&f32, &f32), &f32)| ((f64::from(*x) - mean) * scale) as f32 * w + b;
-        y.extend(row.iter().zip(weight).zip(bias).map(one));
-    }
-    y
 }

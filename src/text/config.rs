@@ -18,10 +18,18 @@ impl Json {
     /// # Errors
     /// `Weights` if it is no JSON.
     pub(super) fn parse(text: Option<&str>) -> Result<Self> {
+        Self::part(text, "text_config")
+    }
+
+    /// The encoder that goes by `part`, where there are several.
+    ///
+    /// # Errors
+    /// `Weights` if it is no JSON.
+    pub(super) fn part(text: Option<&str>, part: &str) -> Result<Self> {
         let Some(text) = text else { return Ok(Self(serde_json::Value::Null)) };
         let mut json: serde_json::Value =
-            serde_json::from_str(text).error(ErrorKind::Weights, || "config.json of the text encoder")?;
-        let inner = json["text_config"].take();
+            serde_json::from_str(text).error(ErrorKind::Weights, || "config.json of the encoder")?;
+        let inner = json[part].take();
         Ok(Self(if inner.is_object() { inner } else { json }))
     }
 
@@ -34,7 +42,7 @@ impl Json {
             serde_json::Value::Null => Ok(None),
             value => match value.as_u64().filter(|n| (1..=u64::from(u32::MAX)).contains(n)) {
                 Some(n) => Ok(Some(n as usize)),
-                None => bail!(Weights, "config.json of the text encoder: {key} is {value}"),
+                None => bail!(Weights, "config.json of the encoder: {key} is {value}"),
             },
         }
     }

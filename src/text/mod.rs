@@ -1,7 +1,7 @@
 //! Prompts to what FLUX's transformers read: tokenizers and text encoders.
 //!
 //! FLUX.1 takes a vector of [`Clip`] and every token of [`T5`] ([`flux1`]); FLUX.2 takes three states of a
-//! [`LanguageModel`] ([`flux2`]).
+//! [`LanguageModel`] ([`flux2`]). With [`Redux`] pictures are part of a prompt of FLUX.1.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cache;
@@ -10,8 +10,12 @@ mod config;
 mod language_model;
 mod layers;
 mod names;
+mod once;
 #[cfg(not(target_arch = "wasm32"))]
 mod open;
+mod pre_norm;
+mod redux;
+mod siglip;
 mod t5;
 #[cfg(test)]
 mod tests;
@@ -22,6 +26,8 @@ pub use cache::Cache;
 pub use clip::{Clip, ClipConfig, ClipOutput};
 pub use language_model::{Family, LanguageModel, LanguageModelConfig};
 pub use layers::{EncoderPlan, Run};
+pub use redux::{Redux, Seen};
+pub use siglip::{Siglip, SiglipConfig};
 pub use t5::{T5, T5Config};
 pub use tokenizer::{Kind, Tokenizer, Tokens};
 

@@ -1,4 +1,4 @@
-//! The names that text encoders give their tensors. Ours are those of transformers, without the prefix that releases
+//! The names that encoders give their tensors. Ours are those of transformers, without the prefix that releases
 //! put before them; each other layout has a table, and is recognised by names.
 
 use crate::{
@@ -43,6 +43,14 @@ pub(super) const CLIP: Layouts = Layouts {
         &[("", "cond_stage_model.transformer.text_model.")],
     ],
 };
+
+pub(super) const SIGLIP: Layouts = Layouts {
+    what: "SigLIP picture encoder",
+    probe: "embeddings.patch_embedding.weight",
+    tables: &[&[], &[("", "vision_model.")]],
+};
+
+pub(super) const REDUX: Layouts = Layouts { what: "image embedder of Redux", probe: "redux_up.weight", tables: &[&[]] };
 
 pub(super) const T5: Layouts = Layouts {
     what: "T5 encoder",

@@ -14,6 +14,7 @@ mod limits;
 mod lora;
 mod memory;
 mod mini;
+mod redux;
 mod resize;
 mod sam2;
 mod shaders;
