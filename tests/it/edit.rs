@@ -211,6 +211,26 @@ fn an_inpainted_picture_equals_the_reference() {
     Expected::open("flux1_inpaint").check(&pipe, &options);
 }
 
+/// Two pictures of one seed, nothing else given: every draw has its place, of which each pipeline of diffusers has its own.
+#[test]
+fn seeds_give_the_pictures_of_diffusers() {
+    let expected = Weights::open(&fixture("flux1_edit_seeds").join("io.safetensors")).unwrap();
+    let plain = Options { seed: 7, images: 2, guidance: Some(5.0), ..Options::new(Pipe::size()) };
+    let channels = |c| Options { steps: Some(2), channels: Some(c), ..plain.clone() };
+    let start = Some(Start { picture: picture(), strength: 0.5, mask: Some(mask()) });
+    for (name, transformer, options) in [
+        ("fill", "flux1_fill", channels(Channels::Fill { picture: picture(), mask: mask() })),
+        ("control", "flux1_control", channels(Channels::Control(picture()))),
+        ("inpaint", "flux1_dev", Options { steps: Some(4), start, ..plain.clone() }),
+    ] {
+        let pipe = Pipe::open("flux1_dev", transformer);
+        let prompts = pipe.prompts();
+        let run = generate(gpu(Checks::Trusted), &pipe.model, &prompts, &options, Watch::default());
+        let last = block_on(run).unwrap().steps.iter().flat_map(|steps| steps[1].clone()).collect::<Vec<f32>>();
+        near(name, &last, &expected.tensor(name).unwrap().to_f32().unwrap());
+    }
+}
+
 /// Every picture that is encoded is planned.
 #[test]
 fn encoding_is_planned() {

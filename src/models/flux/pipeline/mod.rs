@@ -13,6 +13,19 @@
 //! let picture = made.picture(0, options.size)?;
 //! # Ok(()) }
 //! ```
+//!
+//! Pictures go into a run in one of these ways:
+//!
+//! | what for | models | where |
+//! |---|---|---|
+//! | to begin with | all | [`Options::start`] |
+//! | to replace a part of | FLUX.1 | [`Start::mask`] |
+//! | to fill in; edges or depths to follow | FLUX.1 Fill; Canny, Depth | [`Options::channels`] |
+//! | to edit, to put together | FLUX.1 Kontext; FLUX.2 | [`Options::references`] |
+//! | to vary | FLUX.1 with Redux | [`Embeddings::with_pictures`] |
+//!
+//! With the default [`Profile`](super::sampling::Profile) a seed gives what the pipelines of diffusers make of the same
+//! pictures: what they draw to encode them comes from the same generator, in the same order.
 
 mod autoencoder;
 mod begin;
