@@ -304,8 +304,11 @@ impl Run<'_> {
                         ErrorKind::Cancelled => signal::tell(),
                         _ => complain(&e.to_string()),
                     }
-                    if let Err(e) = finished {
-                        complain(&e.to_string());
+                    // What has failed already fails once more when it is ended.
+                    if let Err(other) = finished
+                        && other.to_string() != e.to_string()
+                    {
+                        complain(&other.to_string());
                     }
                     if let Some(position) = last {
                         keep(args, &State::new(position, &course, size), &state, &mut propagation, done);
