@@ -1,16 +1,17 @@
 //! What a session has the device do: questions about the present frame answered, objects remembered.
 
 use super::{
+    bank::Id,
     choice::{Choice, choose, multimask},
     graphs::Parts,
     model::{Base, Sizes},
-    object::{Entry, Pending, Recalled},
+    object::{Entry, Object, Pending, Recalled},
     options::MaskPrompts,
     session::{Question, Session},
     tracked::Tracked,
 };
 use crate::{
-    error::{Context, Result, ensure},
+    error::{Context, Result, bail, ensure},
     graph::{Control, Value},
     image::components::fill_holes,
     models::sam2::{predictor::token_count, prompt::Prompt, prompt_encoder::Label},
@@ -90,13 +91,15 @@ impl Session {
     }
 
     /// Places of memories and tokens of pointers, as many as `base` has, and a mask of those that are there.
-    fn recalled(&self, base: Base, recalls: &[Recalled]) -> [Vec<f32>; 3] {
+    fn recalled(&self, base: Base, recalls: &[Recalled]) -> Result<[Vec<f32>; 3]> {
         let mut all = [(); 3].map(|()| Vec::new());
-        let Base::Memories { memories, pointers, .. } = base else { return all };
+        let Base::Memories { memories, pointers, .. } = base else { return Ok(all) };
         let [places, tokens, mask] = &mut all;
         let token = 2 * self.memory.dim;
         for (i, recall) in recalls.iter().enumerate() {
-            places.extend(recall.memories.iter().flat_map(|(entry, age)| [entry.slot as f32, *age as f32]));
+            for (entry, age) in &recall.memories {
+                places.extend([self.slot(entry.memory)?, *age as f32]);
+            }
             // Any memory, which the mask hides.
             places.resize((i + 1) * memories * 2, 0.0);
             for (entry, place) in &recall.pointers {
@@ -110,7 +113,7 @@ impl Session {
                 mask.extend((0..room).map(|n| if n < there { 0.0 } else { HIDDEN }));
             }
         }
-        all
+        Ok(all)
     }
 
     /// The answers to questions of one shape.
@@ -127,7 +130,9 @@ impl Session {
         let sizes = Sizes { objects: questions.len(), points, mask: first.mask.is_some(), base };
         let tokens: Vec<f32> = questions.iter().flat_map(|q| self.tokens(q.points)).collect();
         let masks: Vec<f32> = questions.iter().filter_map(|q| q.mask.as_ref()).flatten().copied().collect();
-        let [places, pointers, hidden] = self.recalled(base, recalls);
+        let recalled = recalls.iter().flat_map(|recall| &recall.memories);
+        self.fetch(&recalled.map(|(entry, _)| entry.memory).collect::<Vec<Id>>(), 0).await?;
+        let [places, pointers, hidden] = self.recalled(base, recalls)?;
         let options = self.bind_options();
         let parts = Parts {
             gpu: &self.gpu,
@@ -220,41 +225,58 @@ impl Session {
         Ok(())
     }
 
+    /// Has memories on the device, and room for `new` ones.
+    async fn fetch(&mut self, memories: &[Id], new: usize) -> Result<()> {
+        // What an object recalls, and the one that is made meanwhile.
+        let room = |o: &Object| self.memory.slots + o.history.prompted.len().max(1);
+        let slots = self.objects.iter().map(room).sum();
+        if self.bank.fetch(&self.gpu, memories, new, slots).await? {
+            self.graphs.clear();
+        }
+        Ok(())
+    }
+
+    /// Where a memory that was fetched is.
+    fn slot(&self, memory: Id) -> Result<f32> {
+        let Some(slot) = self.bank.slot(memory) else { bail!(Internal, "a memory that is not on the device") };
+        Ok(slot as f32)
+    }
+
     /// Remembers objects on the present frame.
     pub(super) async fn remember(&mut self, items: Vec<Item>, recipe: Recipe, control: Control<'_>) -> Result<()> {
         let Some(frame) = self.frame.filter(|_| !items.is_empty()) else { return Ok(()) };
-        if self.bank.reserve(&self.gpu, items.len())? {
-            self.graphs.clear();
-        }
         let most = self.image.max_batch(&self.gpu);
         for items in items.chunks(most) {
-            let slots: Vec<usize> = items.iter().filter_map(|_| self.bank.take()).collect();
-            let done = self.encode(items, &slots, recipe, control).await;
+            self.fetch(&[], items.len()).await?;
+            let memories: Vec<Id> = items.iter().filter_map(|_| self.bank.take()).collect();
+            let done = self.encode(items, &memories, recipe, control).await;
             if let Err(e) = done {
-                slots.into_iter().for_each(|slot| self.bank.give(slot));
+                memories.into_iter().for_each(|memory| self.bank.give(memory));
                 return Err(e);
             }
-            for (item, slot) in items.iter().zip(slots) {
+            for (item, memory) in items.iter().zip(memories) {
                 let mut choice = item.choice.clone();
                 if recipe == Recipe::Tracked {
                     self.fill(&mut choice)?;
                 }
                 let conditioning = recipe == Recipe::Prompted(true);
-                let gone = self.objects[item.object].remember(frame, conditioning, Entry { slot, choice });
-                gone.into_iter().for_each(|slot| self.bank.give(slot));
+                let gone = self.objects[item.object].remember(frame, conditioning, Entry { memory, choice });
+                gone.into_iter().for_each(|memory| self.bank.give(memory));
             }
         }
         Ok(())
     }
 
-    /// Encodes memories of the present frame into slots of the bank, from masks of one size.
-    async fn encode(&mut self, items: &[Item], slots: &[usize], recipe: Recipe, control: Control<'_>) -> Result<()> {
+    /// Encodes memories of the present frame into the bank, from masks of one size.
+    async fn encode(&mut self, items: &[Item], memories: &[Id], recipe: Recipe, control: Control<'_>) -> Result<()> {
         let cut = recipe != Recipe::Tracked && self.options.cuts_prompted_masks();
         let masks: Vec<f32> = items.iter().flat_map(Item::logits).copied().collect();
         let low = (masks.len() / items.len()).isqrt();
         let hard = vec![f32::from(u8::from(cut)); items.len()];
-        let at = |(item, slot): (&Item, &usize)| [*slot as f32, f32::from(u8::from(item.choice.score <= 0.0))];
-        let places: Vec<f32> = items.iter().zip(slots).flat_map(at).collect();
+        let mut places = Vec::new();
+        for (item, memory) in items.iter().zip(memories) {
+            places.extend([self.slot(*memory)?, f32::from(u8::from(item.choice.score <= 0.0))]);
+        }
         let options = self.bind_options();
         let parts = Parts {
             gpu: &self.gpu,

@@ -1,6 +1,7 @@
 //! An object that is followed, as the host knows it.
 
 use super::{
+    bank::Id,
     choice::Choice,
     directions::Directions,
     recall::{History, Recall},
@@ -11,8 +12,8 @@ use std::{collections::BTreeMap, sync::Arc};
 /// An object on a frame, remembered.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Its memory's slot in the bank.
-    pub(super) slot: usize,
+    /// Its memory in the bank.
+    pub(super) memory: Id,
     /// With holes filled.
     pub(super) choice: Choice,
 }
@@ -65,8 +66,8 @@ impl Object {
         pending.or_else(entry)
     }
 
-    /// Remembers the object on `frame`. Gives the slots that this makes free.
-    pub(super) fn remember(&mut self, frame: usize, conditioning: bool, entry: Entry) -> Vec<usize> {
+    /// Remembers the object on `frame`. Gives the memories that this makes useless.
+    pub(super) fn remember(&mut self, frame: usize, conditioning: bool, entry: Entry) -> Vec<Id> {
         let entry = Arc::new(entry);
         let mut gone: Vec<Arc<Entry>> = Vec::new();
         if conditioning {
@@ -82,7 +83,7 @@ impl Object {
         } else {
             gone.extend(self.history.tracked.insert(frame, entry));
         }
-        gone.iter().map(|entry| entry.slot).collect()
+        gone.iter().map(|entry| entry.memory).collect()
     }
 
     /// Its conditioning frame `frame` counts as one that was never tracked, of which there is a memory. After
@@ -95,8 +96,8 @@ impl Object {
         true
     }
 
-    /// All slots that it holds.
-    pub(super) fn slots(&self) -> Vec<usize> {
-        self.history.entries().map(|entry| entry.slot).collect()
+    /// All memories of it.
+    pub(super) fn memories(&self) -> Vec<Id> {
+        self.history.entries().map(|entry| entry.memory).collect()
     }
 }

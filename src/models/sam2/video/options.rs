@@ -30,7 +30,8 @@ pub struct Options {
     /// remembered is not changed.
     pub non_overlap: bool,
     /// Keep memories of at least so many frames around the present one, for corrections there. Fewer than later frames can
-    /// attend to, 15 as a rule, are never kept. On the device each costs the bytes of a memory an object, 1 MiB at 1024 pixels.
+    /// attend to, 15 as a rule, are never kept. On the host each costs the bytes of a memory an object, 1 MiB at 1024 pixels, and
+    /// of a mask, 256 KiB; on the device there are only those that are attended to.
     pub kept_frames: usize,
     /// Refuse plans that need more bytes on the device than this, weights included.
     pub max_bytes: Option<u64>,

@@ -1,6 +1,7 @@
 //! A session in a file: what it remembers of the objects.
 
 use super::{
+    bank::Id,
     choice::Choice,
     directions::Directions,
     object::{Entry, Object},
@@ -93,14 +94,14 @@ impl Session {
     pub async fn save(&mut self, control: Control<'_>) -> Result<Vec<u8>> {
         self.commit(control).await?;
         let entries = || self.objects.iter().flat_map(|o| o.history.entries());
-        let slots: Vec<usize> = entries().map(|entry| entry.slot).collect();
-        let memories = self.bank.read(&self.gpu, &slots).await.context(|| "reading memories")?;
+        let ids: Vec<Id> = entries().map(|entry| entry.memory).collect();
+        let memories = self.bank.read(&self.gpu, &ids).await.context(|| "reading memories")?;
         let choices = || entries().map(|entry| &entry.choice);
         let masks: Vec<f32> = choices().flat_map(|c| &c.low).copied().collect();
         let pointers: Vec<f32> = choices().flat_map(|c| &c.pointer).copied().collect();
         let scores: Vec<f32> = choices().flat_map(|c| [c.iou, c.score]).collect();
         let tensors = self
-            .shapes(slots.len())
+            .shapes(ids.len())
             .into_iter()
             .zip([&*memories, &*masks, &*pointers, &*scores].map(bytemuck::cast_slice));
         let header = serde_json::to_string(&self.header()).error(ErrorKind::Internal, || "cannot write a session")?;
@@ -115,19 +116,13 @@ impl Session {
     /// this one is forgotten. There is no present frame: the next one is set, or one of those before it, to correct it.
     ///
     /// # Errors
-    /// `Input` if the file is of another kind, damaged, or of other weights or options, before anything has changed;
-    /// `OutOfMemory` and what the device reports, with nothing remembered.
+    /// `Input` if the file is of another kind, damaged, or of other weights or options; then nothing has changed.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         let Saved { header, memories, choices } = self.check(bytes)?;
         self.reset();
-        if self.bank.reserve(&self.gpu, choices.len())? {
-            self.graphs.clear();
-        }
-        let slots: Vec<usize> = choices.iter().filter_map(|_| self.bank.take()).collect();
-        for (slot, memory) in slots.iter().zip(memories.chunks((memories.len() / choices.len().max(1)).max(1))) {
-            self.bank.write(&self.gpu, *slot, memory)?;
-        }
-        let mut entries = slots.into_iter().zip(choices).map(|(slot, choice)| Arc::new(Entry { slot, choice }));
+        let each = (memories.len() / choices.len().max(1)).max(1);
+        let memories = memories.chunks(each).map(|memory| self.bank.put(memory)).collect::<Vec<Id>>();
+        let mut entries = memories.into_iter().zip(choices).map(|(memory, choice)| Arc::new(Entry { memory, choice }));
         for o in header.objects {
             let prompts = o.prompts.iter().map(|asked| (asked.frame, asked.prompt())).collect();
             // Frames end first, so that no row is lost.

@@ -178,7 +178,7 @@ impl Session {
         for object in &mut self.objects {
             object.tracked.insert(frame, reverse);
             for entry in object.history.forget(frame, &rules) {
-                self.bank.give(entry.slot);
+                self.bank.give(entry.memory);
             }
         }
         let found = self.objects.iter().map(|o| match o.known(frame, true) {
@@ -212,7 +212,7 @@ impl Session {
     pub fn remove(&mut self, id: u32) -> bool {
         let Some(at) = self.objects.iter().position(|o| o.id == id) else { return false };
         let object = self.objects.remove(at);
-        object.slots().into_iter().for_each(|slot| self.bank.give(slot));
+        object.memories().into_iter().for_each(|memory| self.bank.give(memory));
         true
     }
 
