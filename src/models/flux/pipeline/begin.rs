@@ -15,15 +15,21 @@ use crate::{
 };
 
 /// What a run begins with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Begin {
     /// Of each picture, the tokens of its first step.
     pub(super) init: Vec<Vec<f32>>,
     /// Of each picture, or for all of them, what each token of it reads in channels behind the latents; or nothing.
     channels: Vec<Vec<f32>>,
-    /// Tokens of references, one picture after the other, and their positions.
-    references: (Vec<f32>, Vec<[u32; 4]>),
+    references: References,
     keep: Option<Keep>,
+}
+
+/// Tokens of references, one picture after the other.
+#[derive(Debug, Default)]
+struct References {
+    tokens: Vec<f32>,
+    positions: Vec<[u32; 4]>,
 }
 
 /// What inpainting keeps.
@@ -40,7 +46,7 @@ struct Keep {
 impl Begin {
     /// Positions of the references' tokens.
     pub(super) fn positions(&self) -> &[[u32; 4]] {
-        &self.references.1
+        &self.references.positions
     }
 
     /// What the transformer reads in a step of picture `image` from its latents `x` in `tokens` tokens.
@@ -49,7 +55,7 @@ impl Begin {
             Some(channels) => channels::beside(x, channels, tokens),
             None => x.to_vec(),
         };
-        input.extend(&self.references.0);
+        input.extend(&self.references.tokens);
         input
     }
 
@@ -65,6 +71,7 @@ impl<'a> Run<'a> {
     pub(super) async fn begin(&mut self) -> Result<Begin> {
         let (o, version) = (self.options, self.model.config.version);
         let latents = Latents::new(version, o.size);
+        let given = o.init_latents.as_ref().map(|given| self.given(given)).transpose()?;
         let mut noise = o.profile.noise(version, o.seed, o.images);
 
         let control = match &o.channels {
@@ -80,12 +87,13 @@ impl<'a> Run<'a> {
             }
             _ => None,
         };
-        if o.fill().is_some() && o.start.is_none() && o.init_latents.is_none() {
+        if o.fill().is_some() && o.start.is_none() && given.is_none() {
             // The reference encodes the picture even where nothing is left of it.
             noise.posterior(latents.len());
         }
-        let drawn = match &o.init_latents {
-            Some(given) => self.given(given)?,
+        let begins_with_noise = given.is_none();
+        let drawn = match given {
+            Some(given) => given,
             None => {
                 let drawn = noise.latents(latents.len());
                 drawn.chunks(latents.len()).map(|one| latents.tokens_of_noise(one)).collect::<Result<_>>()?
@@ -98,7 +106,7 @@ impl<'a> Run<'a> {
         let references = self.references().await?;
 
         let mut init = drawn.clone();
-        if let (Some(picture), None) = (&start, &o.init_latents) {
+        if let Some(picture) = start.as_ref().filter(|_| begins_with_noise) {
             for x in &mut init {
                 let noise = std::mem::replace(x, picture.clone());
                 sampling::add_noise(x, &noise, self.settings.schedule.sigma(0))?;
@@ -144,24 +152,25 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Tokens of the masked picture with the mask behind each: `(tokens, 64 + 256)`.
     async fn fill(&mut self, picture: &Picture, mask: &Mask, noise: &mut Noise) -> Result<Vec<f32>> {
         let o = self.options;
         let drawn = noise.posterior(Latents::new(self.model.config.version, o.size).len());
         let (picture, mask) = (fitted(picture, o.size, "the picture to fill in")?, fitted_mask(mask, o.size)?);
         let tokens = self.encode(&channels::masked(&picture, &mask), o.size).await?.tokens(drawn.as_deref())?;
-        channels::fill_channels(&tokens, &mask, o.size)
+        Ok(channels::beside(&tokens, &sampling::fill_mask(&mask, o.size)?, o.size.tokens()))
     }
 
     /// The mean of each: no reference implementation samples here.
-    async fn references(&mut self) -> Result<(Vec<f32>, Vec<[u32; 4]>)> {
+    async fn references(&mut self) -> Result<References> {
         let version = self.model.config.version;
-        let Some(given) = &self.options.references else { return Ok(Default::default()) };
+        let Some(given) = &self.options.references else { return Ok(References::default()) };
         let (mut tokens, mut sizes) = (Vec::new(), Vec::new());
         for (picture, size) in given.fitted(version)? {
             tokens.extend(self.encode(&pixels(&picture), size).await?.tokens(None)?);
             sizes.push(size);
         }
-        Ok((tokens, references::ids(version, &sizes)))
+        Ok(References { tokens, positions: references::ids(version, &sizes) })
     }
 
     async fn encode(&mut self, pixels: &[f32], size: Size) -> Result<Posterior<'a>> {

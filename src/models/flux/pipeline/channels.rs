@@ -2,11 +2,7 @@
 //! `FluxFillPipeline` and `FluxControlPipeline`.
 
 use super::{
-    super::{
-        Config,
-        config::Reads,
-        sampling::{Size, fill_mask},
-    },
+    super::{Config, config::Reads, sampling::Size},
     autoencoder::{finite, pixels},
 };
 use crate::{
@@ -104,12 +100,7 @@ pub(super) fn masked(picture: &Picture, mask: &Mask) -> Vec<f32> {
     values
 }
 
-/// Tokens of the masked picture with the mask behind each: `(tokens, 64 + 256)`.
-pub(super) fn fill_channels(masked: &[f32], mask: &Mask, size: Size) -> Result<Vec<f32>> {
-    Ok(beside(masked, &fill_mask(mask, size)?, size.tokens()))
-}
-
-/// Tokens with `more` features behind those of each.
+/// `count` tokens with `more` features behind those of each.
 pub(super) fn beside(tokens: &[f32], more: &[f32], count: usize) -> Vec<f32> {
     let of = |values: &[f32]| values.len() / count.max(1);
     let both = tokens.chunks(of(tokens).max(1)).zip(more.chunks(of(more).max(1)));
