@@ -153,7 +153,7 @@ pub(super) fn run(args: &Args, global: &Global) -> Outcome {
     let sinks = Sinks::open(&args.outputs, &clip, before.is_some())?;
     let size = clip.size();
     let propagation = Propagation::new(session, clip, prompts, course)?;
-    let run = Run { args, course, size, state, propagation, sinks, progress: &progress, quiet: global.quiet };
+    let run = Run { args, gpu, course, size, state, propagation, sinks, progress: &progress, quiet: global.quiet };
     run.follow()
 }
 
@@ -243,6 +243,7 @@ impl Args {
 /// A clip being followed.
 struct Run<'a> {
     args: &'a Args,
+    gpu: Gpu,
     course: Course,
     size: (usize, usize),
     state: PathBuf,
@@ -281,7 +282,7 @@ impl Run<'_> {
                 }
             }
         };
-        let Self { args, course, size, state, mut propagation, sinks, progress, quiet } = self;
+        let Self { args, gpu, course, size, state, mut propagation, sinks, progress, quiet } = self;
         progress.stage("writing");
         let finished = sinks.finish();
         match ended {
@@ -293,8 +294,10 @@ impl Run<'_> {
                 }
                 let seconds = start.elapsed().as_secs_f64();
                 let rate = f64::from(done) / seconds;
-                let clip = &args.clip;
-                let line = format!("{clip}: {done} frames, {objects} objects in {seconds:.1} s ({rate:.1} fps)");
+                let (clip, peak) = (&args.clip, gpu.peak_bytes() as f64 / 1e6);
+                let line = format!(
+                    "{clip}: {done} frames, {objects} objects in {seconds:.1} s ({rate:.1} fps), at most {peak:.1} MB on the GPU"
+                );
                 let told = quiet || args.outputs.json_on_stdout();
                 if told { Ok(()) } else { progress.beside(|| print_line(&line)) }
             }
