@@ -22,7 +22,7 @@ use impasto::{
 use std::{
     collections::HashSet,
     fs::{File, OpenOptions},
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
 };
 
@@ -131,8 +131,12 @@ impl<'a> Sinks<'a> {
         }
         let json = match &outputs.json {
             Some(path) if !outputs.json_on_stdout() => {
+                let cannot = || format!("cannot write {}", path.display());
+                if resumed {
+                    cut_unfinished_line(path).error(ErrorKind::Io, cannot)?;
+                }
                 let file = OpenOptions::new().create(true).append(resumed).write(true).truncate(!resumed).open(path);
-                Some(file.error(ErrorKind::Io, || format!("cannot write {}", path.display()))?)
+                Some(file.error(ErrorKind::Io, cannot)?)
             }
             _ => None,
         };
@@ -199,6 +203,23 @@ impl<'a> Sinks<'a> {
     }
 }
 
+/// Of a run that a full disk has ended, a line may be there in part. Its frame is not done, and comes again.
+fn cut_unfinished_line(path: &Path) -> std::io::Result<()> {
+    let mut lines = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => BufReader::new(file?),
+    };
+    let (mut line, mut whole) = (Vec::new(), 0);
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        if !line.ends_with(b"\n") {
+            return OpenOptions::new().write(true).open(path)?.set_len(whole);
+        }
+        whole += line.len() as u64;
+        line.clear();
+    }
+    Ok(())
+}
+
 fn object_folder(folder: &Path, object: u32) -> Result<PathBuf> {
     let folder = folder.join(object.to_string());
     make(&folder)?;
@@ -216,4 +237,20 @@ fn all_of(masks: &[Mask], (width, height): (usize, usize)) -> Result<Mask> {
         all.unite(mask)?;
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_are_there_in_part_are_cut() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        for (there, left) in [("{}\n{\"fra", "{}\n"), ("{}\n{}\n", "{}\n{}\n"), ("{\"f", ""), ("", "")] {
+            std::fs::write(path.path(), there).unwrap();
+            cut_unfinished_line(path.path()).unwrap();
+            assert_eq!(std::fs::read_to_string(path.path()).unwrap(), left);
+        }
+        cut_unfinished_line(Path::new("/nowhere/lines.jsonl")).unwrap();
+    }
 }
