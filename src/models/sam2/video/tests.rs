@@ -234,9 +234,13 @@ fn a_scripted_session_is_that_of_the_official_package() {
                     show(&mut s, f);
                     let expected = get(&io, &format!("{tag}.f{f}.low"));
                     for (o, found) in track(&mut s, reverse).iter().enumerate() {
-                        let (nmse, other) = against(found, &expected[o * 4096..][..4096]);
+                        let expected = &expected[o * 4096..][..4096];
+                        let (nmse, other) = against(found, expected);
                         let exact = f == 2;
-                        let near = if exact { nmse < 1e-7 && other == 0 } else { nmse < 1e-3 && other < 41 };
+                        // An intersection over union of 0.99, as the fixture's own note asks: a flipped bit of a memory spreads.
+                        let either = found.low_res.iter().zip(expected).filter(|(a, b)| **a > 0.0 || **b > 0.0).count();
+                        let same = 100 * other <= either;
+                        let near = if exact { nmse < 1e-7 && other == 0 } else { nmse < 1e-3 && same };
                         assert!(near, "{tag} frame {f} object {}: {nmse:.1e}, {other} pixels", found.object);
                     }
                 }
