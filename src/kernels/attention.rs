@@ -5,13 +5,16 @@
 //! the parts.
 
 mod cases;
+mod cut;
 mod masked;
+mod ranges;
 mod tiling;
 
 use super::{attention_merge::attention_merge, prelude::*};
 pub use cases::cases;
+use cut::{Cut, Params};
 pub use masked::{Bias, Masked};
-use tiling::{Tiling, split};
+pub use ranges::attention_over_ranges;
 
 /// Where element (batch `b`, token `t`, head `h`, `i`) of an operand is: `offset + b * batch + t * row + h * head + i`,
 /// in f32 elements. All are multiples of 4; `batch` is 0 for an operand that the batch shares.
@@ -72,35 +75,6 @@ pub struct Windows {
     pub pad: Value,
 }
 
-/// Mirrors `Params` in the shader, after `base`. Strides in vec4s.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    q: [u32; 4],
-    k: [u32; 4],
-    v: [u32; 4],
-    batch: u32,
-    heads: u32,
-    width: u32,
-    scale: f32,
-    queries: u32,
-    keys: u32,
-    tokens: u32,
-    splits: u32,
-    split_keys: u32,
-    key_side: u32,
-    query_side: u32,
-    across: u32,
-    windows: u32,
-    key_inverse: f32,
-    query_inverse: f32,
-    values: u32,
-    key_grid: [u32; 2],
-    query_grid: [u32; 2],
-    /// offset, head, row, batch; in elements.
-    bias: [u32; 4],
-}
-
 /// The kernel's table.
 pub const KERNEL: Kernel = Kernel {
     name: "attention",
@@ -127,104 +101,17 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
 /// # Errors
 /// Those of [`attention`]; `Shape` if the heads cannot be shared so or the bias is too short, `Argument` with windows.
 pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
-    g.call(&KERNEL, &(masked,))?;
-    let Masked { mut call, causal, share, bias, value_dim } = masked;
-    check(g, &masked)?;
-    if causal {
-        // Beyond, no query looks.
-        call.keys = call.keys.min(call.queries);
+    let cut = Cut::of(g, masked)?;
+    let (a, value_dim) = (cut.masked.call, cut.value_dim);
+    if cut.splits == 1 {
+        let y = g.temp([a.batch, a.queries, a.heads * value_dim], DType::F32);
+        cut.launch(g, y, false)?;
+        return Ok(y);
     }
-    let a = call;
-    let value_dim = value_dim.unwrap_or(a.head_dim);
-    let (width, values, target) = (a.head_dim / 4, value_dim / 4, g.target().clone());
-    // Queries and keys that meet: of a window, or of a batch element.
-    let (queries, keys, windows) = match a.windows {
-        Some(w) => ((w.size / w.pool).pow(2), w.size.pow(2), w.grid.map(|n| n.div_ceil(w.size))),
-        None => (a.queries, a.keys, [1, 1]),
-    };
-
-    let asked = target.asks(KERNEL.name);
-    let variant = KERNEL.choose(&target, |v| {
-        // By rule at least half full; whoever asks for a variant may have a quarter.
-        let least = |t: &Tiling| t.queries / if asked { 4 } else { 2 };
-        // The keys of a window are not split; and some variants are for few keys.
-        let most = if v.class == Class::Software { v.get("MOST") as usize } else { 0 };
-        let runs = |t: &Tiling| (a.windows.is_none() || keys <= t.most_keys) && (most == 0 || keys <= most || asked);
-        // Beside its sums an invocation keeps few operands: it may have twice those of a product.
-        let crowded = |t: &Tiling| t.sums > 2 * target.family.rules().sums as usize && !asked;
-        let suits = |t: &Tiling| v.get("SMALL") == 1 || (queries > least(t) && !crowded(t));
-        Tiling::new(v, [width, values], &target).is_some_and(|t| runs(&t) && suits(&t))
-    })?;
-    let Some(tiling) = Tiling::new(variant, [width, values], &target) else {
-        bail!(Internal, "attention: a variant that fits")
-    };
-
-    let blocks = queries.div_ceil(tiling.queries);
-    let groups = blocks * a.heads * a.batch * windows[0] * windows[1];
-    let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, &tiling, &target) };
-    let splits = keys.div_ceil(split_keys);
-    let padded = a.windows.filter(|w| w.grid.iter().any(|n| n % w.size != 0));
-
-    let quarter = |o: &Operand| [o.offset, o.batch, o.row, o.head].map(|n| (n / 4) as u32);
-    let (side, pool) = a.windows.map_or((1, 1), |w| (w.size, w.pool));
-    let [height, width_of_grid] = a.windows.map_or([0, 0], |w| w.grid).map(|n| n as u32);
-    let params = Params {
-        q: quarter(&a.q),
-        k: quarter(&a.k),
-        v: quarter(&a.v),
-        batch: a.batch as u32,
-        heads: a.heads as u32,
-        width: width as u32,
-        scale: a.scale * std::f32::consts::LOG2_E,
-        queries: queries as u32,
-        keys: keys as u32,
-        tokens: a.queries as u32,
-        splits: splits as u32,
-        split_keys: split_keys as u32,
-        key_side: side as u32,
-        query_side: (side / pool) as u32,
-        across: windows[1] as u32,
-        windows: (windows[0] * windows[1]) as u32,
-        key_inverse: 1.0 / side as f32,
-        query_inverse: 1.0 / (side / pool) as f32,
-        values: values as u32,
-        key_grid: [width_of_grid, height],
-        query_grid: [width_of_grid, height].map(|n| n / pool as u32),
-        // A row of -1 is the largest u32: sums wrap.
-        bias: bias.map_or([0; 4], |b| [b.offset as u32, b.head as u32, b.row as u32, b.batch as u32]),
-    };
-    let mut defines = tiling.defines;
-    defines.push(("WINDOW", a.windows.is_some().into()));
-    defines.extend([("PAD", padded.is_some().into()), ("SPLIT", (splits > 1).into())]);
-    defines.extend(causal.then_some(("CAUSAL", tiling.queries as i64)));
-    defines.extend((share > 1).then_some(("SHARE", share as i64)));
-    defines.extend(bias.map(|_| ("BIAS", 1)));
-    let rows = a.batch * a.queries * a.heads;
-    let y = match splits {
-        1 => g.temp([a.batch, a.queries, a.heads * value_dim], DType::F32),
-        _ => g.temp([splits, rows, value_dim + 4], DType::F32),
-    };
-    let mut reads = vec![a.q.value, a.k.value, a.v.value];
-    reads.extend(padded.map(|w| w.pad));
-    reads.extend(bias.map(|b| b.value));
-    g.dispatch(Dispatch {
-        kernel: &KERNEL,
-        variant,
-        defines,
-        params: bytes_of(&params).to_vec(),
-        reads,
-        writes: vec![y],
-        grid: [blocks, a.heads, a.batch * windows[0] * windows[1] * splits].map(|n| n as u32),
-        flops: 2 * (rows * keys * (a.head_dim + value_dim)) as u64 / if causal { 2 } else { 1 },
-        scope: String::new(),
-    })?;
-    match splits {
-        1 => Ok(y),
-        _ => {
-            let merged = attention_merge(g, y)?;
-            g.reshape(merged, [a.batch, a.queries, a.heads * value_dim])
-        }
-    }
+    let parts = g.temp([cut.splits, cut.rows(), value_dim + 4], DType::F32);
+    cut.launch(g, parts, true)?;
+    let merged = attention_merge(g, parts)?;
+    g.reshape(merged, [a.batch, a.queries, a.heads * value_dim])
 }
 
 fn check(g: &Graph, masked: &Masked) -> Result<()> {

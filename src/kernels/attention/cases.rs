@@ -34,7 +34,29 @@ struct Call {
 }
 
 impl Call {
-    fn record(&self, g: &mut Graph, inputs: &[Value]) -> Result<Value> {
+    fn new([batch, heads, head_dim, queries, keys]: [usize; 5], [q, k, v]: [Part; 3]) -> Self {
+        // Larger than usual: random scores then spread enough for weights to differ.
+        let scale = 4.0 / (head_dim as f32).sqrt();
+        let (windows, bias, value_dim) = (None, None, None);
+        Self {
+            batch,
+            heads,
+            head_dim,
+            queries,
+            keys,
+            scale,
+            q,
+            k,
+            v,
+            windows,
+            causal: false,
+            share: 1,
+            bias,
+            value_dim,
+        }
+    }
+
+    fn over(&self, inputs: &[Value]) -> Masked {
         let operand =
             |p: Part| Operand { value: inputs[p.input], offset: p.offset, batch: p.batch, row: p.row, head: p.head };
         let call = Attention {
@@ -53,7 +75,19 @@ impl Call {
             let value = inputs[input];
             Bias { value, offset, batch, head, row }
         });
-        masked_attention(g, Masked { call, causal: self.causal, share: self.share, bias, value_dim: self.value_dim })
+        Masked { call, causal: self.causal, share: self.share, bias, value_dim: self.value_dim }
+    }
+
+    /// The call over so many ranges of its keys.
+    fn record(&self, g: &mut Graph, inputs: &[Value], ranges: usize) -> Result<Value> {
+        let keys = self.keys.div_ceil(ranges);
+        attention_over_ranges(g, ranges, |_, i| {
+            let first = i * keys;
+            let from = |p: Part| Part { offset: p.offset + first * p.row, ..p };
+            let bias = self.bias.map(|(input, [offset, batch, head], row)| (input, [offset + first, batch, head], row));
+            let (k, v, keys) = (from(self.k), from(self.v), keys.min(self.keys - first));
+            Ok(Self { keys, k, v, bias, ..*self }.over(inputs))
+        })
     }
 
     /// The keys that query `t` meets: a token, or `None` for a padded one.
@@ -113,13 +147,17 @@ impl Call {
         vec![y]
     }
 
-    fn case(self, name: &str, inputs: Vec<Input>, nmse: f64) -> Case {
+    fn case(self, name: &str, inputs: Vec<Input>) -> Case {
+        self.case_over(1, name, inputs)
+    }
+
+    fn case_over(self, ranges: usize, name: &str, inputs: Vec<Input>) -> Case {
         let Self { batch, heads, head_dim, queries, keys, .. } = self;
         Case::new(
             format!("{name} {batch}x{heads}x{queries}x{keys}x{head_dim}"),
             inputs,
-            nmse,
-            move |g, v| Ok(vec![self.record(g, v)?]),
+            TOLERANCE,
+            move |g, v| Ok(vec![self.record(g, v, ranges)?]),
             move |inputs| self.twin(inputs),
         )
     }
@@ -146,24 +184,8 @@ fn plain(name: &str, [batch, heads, queries, keys, head_dim]: [usize; 5], shared
         Input::f32([stored, keys, dim], random.values(stored * keys * dim)),
         Input::f32([stored, keys, dim], random.values(stored * keys * dim)),
     ];
-    Call {
-        batch,
-        heads,
-        head_dim,
-        queries,
-        keys,
-        // Larger than usual: random scores then spread enough for weights to differ.
-        scale: 4.0 / (head_dim as f32).sqrt(),
-        q: part(0, queries, false),
-        k: part(1, keys, shared),
-        v: part(2, keys, shared),
-        windows: None,
-        causal: false,
-        share: 1,
-        bias: None,
-        value_dim: None,
-    }
-    .case(name, inputs, TOLERANCE)
+    let parts = [part(0, queries, false), part(1, keys, shared), part(2, keys, shared)];
+    Call::new([batch, heads, head_dim, queries, keys], parts).case(name, inputs)
 }
 
 /// Values of another width than keys.
@@ -178,27 +200,13 @@ fn narrow(name: &str, [batch, heads, queries, keys, head_dim, values]: [usize; 6
         Input::f32([batch, tokens, row], random.values(batch * tokens * row))
     };
     let inputs = vec![input(queries, head_dim), input(keys, head_dim), input(keys, values)];
-    let call = Call {
-        batch,
-        heads,
-        head_dim,
-        queries,
-        keys,
-        scale: 4.0 / (head_dim as f32).sqrt(),
-        q: part(0, queries, head_dim),
-        k: part(1, keys, head_dim),
-        v: part(2, keys, values),
-        windows: None,
-        causal: false,
-        share: 1,
-        bias: None,
-        value_dim: Some(values),
-    };
-    call.case(&format!("{name}, values of {values},"), inputs, TOLERANCE)
+    let parts = [part(0, queries, head_dim), part(1, keys, head_dim), part(2, keys, values)];
+    let call = Call { value_dim: Some(values), ..Call::new([batch, heads, head_dim, queries, keys], parts) };
+    call.case(&format!("{name}, values of {values},"), inputs)
 }
 
 /// As SAM 2 meets memories of which some objects have fewer: keys that are masked, others for each batch element.
-fn padded(name: &str, [batch, queries, keys, head_dim, values]: [usize; 5], shared: bool) -> Case {
+fn padded(name: &str, [batch, queries, keys, head_dim, values]: [usize; 5], shared: bool, ranges: usize) -> Case {
     let mut random = Random::new((queries * 31 + keys * 7 + head_dim + 1) as u64);
     let part = |input, tokens: usize, row: usize| Part { input, offset: 0, batch: tokens * row, row, head: row };
     let mut input = |n, tokens, width| Input::f32([n, tokens, width], random.values(n * tokens * width));
@@ -211,23 +219,10 @@ fn padded(name: &str, [batch, queries, keys, head_dim, values]: [usize; 5], shar
     let live = |b: usize, n: usize| b == 0 || (n + 7 * b) % keys > keys / 2 && b > 1 || n == keys - 1;
     let mask = (0..batch * keys).map(|i| if live(i / keys, i % keys) { 0.0 } else { -1e30 });
     inputs.push(Input::f32([batch, keys], mask.collect()));
-    let call = Call {
-        batch,
-        heads: 1,
-        head_dim,
-        queries,
-        keys,
-        scale: 4.0 / (head_dim as f32).sqrt(),
-        q: if shared { Part { batch: 0, ..part(0, queries, head_dim) } } else { part(0, queries, head_dim) },
-        k: part(1, keys, head_dim),
-        v: part(2, keys, values),
-        windows: None,
-        causal: false,
-        share: 1,
-        bias: Some((3, [0, keys, 0], 0)),
-        value_dim: Some(values),
-    };
-    call.case(&format!("{name}, values of {values},"), inputs, TOLERANCE)
+    let q = Part { batch: if shared { 0 } else { queries * head_dim }, ..part(0, queries, head_dim) };
+    let call = Call::new([batch, 1, head_dim, queries, keys], [q, part(1, keys, head_dim), part(2, keys, values)]);
+    let call = Call { bias: Some((3, [0, keys, 0], 0)), value_dim: Some(values), ..call };
+    call.case_over(ranges, &format!("{name}, values of {values},"), inputs)
 }
 
 /// A fused projection, rows `[q | k | v]` as in Hiera; with windows of `size` if not 0.
@@ -247,23 +242,8 @@ fn fused(name: &str, batch: usize, heads: usize, head_dim: usize, grid: [usize; 
         inputs.push(Input::f32([batch, queries, dim], random.values(batch * queries * dim)));
         Part { input: 2, offset: 0, batch: queries * dim, row: dim, head: head_dim }
     };
-    Call {
-        batch,
-        heads,
-        head_dim,
-        queries,
-        keys,
-        scale: 4.0 / (head_dim as f32).sqrt(),
-        q,
-        k: part(1),
-        v: part(2),
-        windows: (size > 0).then_some((grid, size, pool, 1)),
-        causal: false,
-        share: 1,
-        bias: None,
-        value_dim: None,
-    }
-    .case(name, inputs, TOLERANCE)
+    let windows = (size > 0).then_some((grid, size, pool, 1));
+    Call { windows, ..Call::new([batch, heads, head_dim, queries, keys], [q, part(1), part(2)]) }.case(name, inputs)
 }
 
 /// Fused rows `[q | k | v]`, with `share` heads of q for one of k and v. Values are loud: what a mask lets through, shows.
@@ -282,23 +262,9 @@ fn masked(name: &str, [batch, heads, share, queries, keys, head_dim]: [usize; 6]
     if at.is_some() {
         inputs.push(Input::f32([count], random.values(count).into_iter().map(|x| 5.0 * x).collect()));
     }
-    let call = Call {
-        batch,
-        heads,
-        head_dim,
-        queries,
-        keys,
-        scale: 4.0 / (head_dim as f32).sqrt(),
-        q: part(0),
-        k: part(heads * head_dim),
-        v: part(heads * head_dim + kv),
-        windows: None,
-        causal,
-        share,
-        bias: at,
-        value_dim: None,
-    };
-    call.case(&format!("{name}, {share} heads share, {bias} bias"), inputs, TOLERANCE)
+    let parts = [part(0), part(heads * head_dim), part(heads * head_dim + kv)];
+    let call = Call { causal, share, bias: at, ..Call::new([batch, heads, head_dim, queries, keys], parts) };
+    call.case(&format!("{name}, {share} heads share, {bias} bias"), inputs)
 }
 
 /// Shapes that can fail. Widths and windows repeat where they may: every pair is another shader to compile.
@@ -318,8 +284,10 @@ pub fn cases() -> Vec<Case> {
         plain("memory", [1, 1, 33, 70, 256], false, 1.0),
         narrow("memory", [2, 1, 33, 70, 256, 64]),
         narrow("memory, split", [1, 1, 9, 1500, 256, 64]),
-        padded("memories of objects", [3, 33, 70, 256, 64], true),
-        padded("memories of objects, split", [2, 9, 1500, 256, 64], false),
+        padded("memories of objects", [3, 33, 70, 256, 64], true, 1),
+        padded("memories of objects, split", [2, 9, 1500, 256, 64], false, 1),
+        padded("memories of objects, in ranges", [2, 32, 150, 256, 64], true, 3),
+        padded("memories of objects, in ranges, split", [2, 16, 2500, 256, 64], false, 2),
         narrow("wider than the keys", [1, 2, 20, 33, 16, 24]),
         plain("vae", [1, 1, 18, 35, 512], false, 1.0),
         // Scores to several hundred: a sum of exp without its maximum overflows.

@@ -1,0 +1,70 @@
+//! Attention whose keys come in ranges, which need not be there at the same time.
+
+use super::{Attention, Cut, Masked, attention_merge, masked_attention};
+use crate::{
+    error::{Result, ensure},
+    graph::{Graph, Value},
+    shape::DType,
+};
+
+/// [`masked_attention`] over the keys of `count` ranges. `range` is asked for one after another, and gives the attention over it
+/// alone, so that ranges may take each other's memory: for keys that no binding holds. Their results are combined as those of
+/// keys that are split over workgroups.
+///
+/// # Errors
+/// Those of `range` and of `masked_attention`. `Shape` if there is no range, if they differ in more than their keys, if one has
+/// more keys than the first, or if the result is so small that a part of it cannot be bound alone (64 f32 as a rule).
+/// `Argument` with a causal mask or windows.
+pub fn attention_over_ranges(
+    g: &mut Graph,
+    count: usize,
+    mut range: impl FnMut(&mut Graph, usize) -> Result<Masked>,
+) -> Result<Value> {
+    ensure!(count > 0, Shape, "attention: no range of keys");
+    let first = range(g, 0)?;
+    if count == 1 {
+        return masked_attention(g, first);
+    }
+    let a = first.call;
+    let mut cut = Cut::of(g, first)?;
+    let (rows, cols) = (cut.rows(), cut.value_dim + 4);
+    // Of each range as many parts as of the first, if a binding holds those of all.
+    cut.at_most(g.target().limits.binding as usize / (4 * rows * cols * count));
+    let (most, mut used) = (cut.splits, 0);
+    let parts = g.temp([count * most, rows, cols], DType::F32);
+    for i in 0..count {
+        if i > 0 {
+            let next = range(g, i)?;
+            cut = Cut::of(g, next)?;
+            cut.at_most(most);
+        }
+        like_the_first(&cut.masked, &first)?;
+        let part = g.slice(parts, used, cut.splits)?;
+        used += cut.splits;
+        cut.launch(g, part, true)?;
+    }
+    let parts = g.slice(parts, 0, used)?;
+    let merged = attention_merge(g, parts)?;
+    g.reshape(merged, [a.batch, a.queries, rows / a.batch / a.queries * (cols - 4)])
+}
+
+fn like_the_first(range: &Masked, first: &Masked) -> Result<()> {
+    ensure!(
+        !range.causal && range.call.windows.is_none(),
+        Argument,
+        "attention: ranges of keys with a causal mask or windows"
+    );
+    let sizes = |m: &Masked| {
+        let Attention { batch, heads, head_dim, queries, scale, .. } = m.call;
+        ([batch, heads, head_dim, queries, m.share, m.value_dim.unwrap_or(head_dim)], scale)
+    };
+    let (of, all) = (sizes(range), sizes(first));
+    ensure!(
+        of == all && range.call.keys <= first.call.keys,
+        Shape,
+        "attention: a range of {} keys, {of:?}, after one of {}, {all:?}",
+        range.call.keys,
+        first.call.keys
+    );
+    Ok(())
+}
