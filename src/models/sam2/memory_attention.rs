@@ -5,13 +5,16 @@
 //! kᵀ) M) Wᵥᵀ + b`. The weighted memories are 64 wide, not 256, and `Wᵥ` is multiplied into the projection behind it: of 494
 //! GFLOP a frame with seven memories 310 are left.
 
-use super::config::{Config, Memory};
+use super::{
+    config::{Config, Memory},
+    together::by_rows,
+};
 use crate::{
     error::{Result, ensure},
     gpu::Tensor,
     graph::{Graph, Value},
     kernels::{
-        attention::{Attention, Bias, Masked, Operand, attention, masked_attention},
+        attention::{Attention, Bias, Masked, Operand, attention, attention_over_ranges},
         elementwise::{Binary, elementwise},
         matmul::{Activation, Residual},
         rope::{axial_table, rope},
@@ -53,7 +56,7 @@ struct Layer {
     mlp: [Linear; 2],
 }
 
-/// What frames attend to, for each of a batch of objects.
+/// A range of what frames attend to, for each of a batch of objects.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Memories {
     /// `(n, tokens, dim)`: memories, then the tokens of object pointers.
@@ -114,8 +117,8 @@ impl MemoryAttention {
     }
 
     /// `image_embed (cells, d)`, which all objects share: features `(n * cells, d)`, one set an object.
-    pub(super) fn forward(&self, g: &mut Graph, image_embed: Value, memories: Memories) -> Result<Value> {
-        let [n, ..] = g.shape(memories.values).axes::<3>("memory_attention: memories")?;
+    pub(super) fn forward(&self, g: &mut Graph, image_embed: Value, memories: &[Memories]) -> Result<Value> {
+        let [n, ..] = g.shape(memories[0].values).axes::<3>("memory_attention: memories")?;
         let entry = g.tensor(&self.entry);
         let mut x = elementwise(g, image_embed, entry, Binary::Add)?;
         for (i, layer) in self.layers.iter().enumerate() {
@@ -127,7 +130,7 @@ impl MemoryAttention {
     }
 
     /// `x (batch * cells, d)` to `(n * cells, d)`.
-    fn layer(&self, g: &mut Graph, layer: &Layer, x: Value, m: Memories, [batch, n]: [usize; 2]) -> Result<Value> {
+    fn layer(&self, g: &mut Graph, layer: &Layer, x: Value, m: &[Memories], [batch, n]: [usize; 2]) -> Result<Value> {
         let (d, cells) = (self.d, g.shape(x).rows_cols().0 / batch);
         let add = |g: &mut Graph, linear: &Linear, y: Value, x: Value| {
             let residual = Some(Residual::same(g, x));
@@ -174,23 +177,30 @@ impl MemoryAttention {
             let q = layer.cross_q.forward(g, y)?;
             let q = g.reshape(q, [batch, cells, d])?;
             let q = turn(g, q, 0)?;
-            let [_, tokens, _] = g.shape(m.keys).axes("memory_attention: keys")?;
-            let k = layer.cross_k.forward(g, m.keys)?;
-            let k = turn(g, k, m.pointers)?;
             // One frame's queries meet every object's keys.
             let q = Operand { batch: if batch == n { cells * d } else { 0 }, ..rows(q, cells, d, 0) };
-            let (k, v) = (rows(k, tokens, d, 0), Operand { head: self.dim, ..rows(m.values, tokens, self.dim, 0) });
-            let call = Attention { batch: n, keys: tokens, q, k, v, ..call };
-            let bias = m.mask.map(|value| Bias { value, offset: 0, batch: tokens, head: 0, row: 0 });
-            let a = masked_attention(g, Masked { bias, value_dim: Some(self.dim), ..Masked::from(call) })?;
+            let a = attention_over_ranges(g, m.len(), |g, i| {
+                let m = m[i];
+                let [_, tokens, _] = g.shape(m.keys).axes("memory_attention: keys")?;
+                let k = layer.cross_k.forward(g, m.keys)?;
+                let k = turn(g, k, m.pointers)?;
+                let (k, v) = (rows(k, tokens, d, 0), Operand { head: self.dim, ..rows(m.values, tokens, self.dim, 0) });
+                let call = Attention { batch: n, keys: tokens, q, k, v, ..call };
+                let bias = m.mask.map(|value| Bias { value, offset: 0, batch: tokens, head: 0, row: 0 });
+                Ok(Masked { bias, value_dim: Some(self.dim), ..Masked::from(call) })
+            })?;
             let a = g.reshape(a, [n * cells, self.dim])?;
             add(g, &layer.cross_out, a, x)
         })?;
 
         g.scope("mlp", |g| {
-            let y = layer.norm3.forward(g, x)?;
-            let y = layer.mlp[0].run(g, y, Run { activation: Activation::Relu, ..Run::default() })?;
-            add(g, &layer.mlp[1], y, x)
+            by_rows(g, [n, cells], [layer.mlp[0].bias.shape()[0], d], |g, first, out| {
+                let x = g.slice(x, first, g.shape(out)[0])?;
+                let y = layer.norm3.forward(g, x)?;
+                let y = layer.mlp[0].run(g, y, Run { activation: Activation::Relu, ..Run::default() })?;
+                let residual = Some(Residual::same(g, x));
+                layer.mlp[1].run(g, y, Run { residual, out: Some(out), ..Run::default() })
+            })
         })
     }
 }

@@ -1,7 +1,10 @@
 //! A mask and the features of its frame to a memory. After `MemoryEncoder`, `MaskDownSampler`, `Fuser` and `CXBlock`
 //! (`sam2/modeling/memory_encoder.py`).
 
-use super::config::{Config, Memory};
+use super::{
+    config::{Config, Memory},
+    together::by_rows,
+};
 use crate::{
     error::Result,
     gpu::Tensor,
@@ -122,9 +125,13 @@ impl CxBlock {
         let [weight, bias] = [g.tensor(&self.depthwise[0]), g.tensor(&self.depthwise[1])];
         let y = depthwise_conv2d(g, image, weight, bias)?;
         let y = g.reshape(y, [rows, d])?;
-        let y = self.norm.forward(g, y)?;
-        let y = self.pointwise1.run(g, y, Run { activation: Activation::Gelu, ..Run::default() })?;
-        let residual = Some(Residual::same(g, x));
-        self.pointwise2.run(g, y, Run { residual, ..Run::default() })
+        by_rows(g, [n, side * side], [self.pointwise1.bias.shape()[0], d], |g, first, out| {
+            let len = g.shape(out)[0];
+            let (x, y) = (g.slice(x, first, len)?, g.slice(y, first, len)?);
+            let y = self.norm.forward(g, y)?;
+            let y = self.pointwise1.run(g, y, Run { activation: Activation::Gelu, ..Run::default() })?;
+            let residual = Some(Residual::same(g, x));
+            self.pointwise2.run(g, y, Run { residual, out: Some(out), ..Run::default() })
+        })
     }
 }

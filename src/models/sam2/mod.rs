@@ -25,6 +25,7 @@ mod result;
 pub mod tensors;
 #[cfg(test)]
 mod tests;
+mod together;
 mod two_way;
 pub mod video;
 mod workload;

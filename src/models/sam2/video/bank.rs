@@ -83,6 +83,11 @@ impl Bank {
         Ok(grown)
     }
 
+    /// The most memories that the device can hold.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// A memory of which nothing is known yet, in room that [`fetch`](Self::fetch) has made.
     pub(super) fn take(&mut self) -> Option<Id> {
         let slot = self.free.pop()?;

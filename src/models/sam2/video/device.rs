@@ -11,7 +11,7 @@ use super::{
     tracked::Tracked,
 };
 use crate::{
-    error::{Context, Result, bail, ensure},
+    error::{Context, Result, bail},
     graph::{Control, Value},
     image::components::fill_holes,
     models::sam2::{predictor::token_count, prompt::Prompt, prompt_encoder::Label},
@@ -43,79 +43,10 @@ impl Item {
     }
 }
 
-/// What is added to the scores of tokens that an object does not have.
-const HIDDEN: f32 = -1e30;
-
 /// What objects recall, in the shape that is asked for.
 type Recalls<'a> = (Base, &'a [Recalled]);
 
 impl Session {
-    /// What an object recalls on a frame.
-    ///
-    /// # Errors
-    /// `Argument` if it has no conditioning frame.
-    pub(super) fn recall(&self, object: usize, frame: usize, reverse: bool) -> Result<Recalled> {
-        let o = &self.objects[object];
-        ensure!(
-            !o.history.prompted.is_empty(),
-            Argument,
-            "object {} has no prompt left: prompt it, or remove it",
-            o.id
-        );
-        Ok(o.history.recall(frame, reverse, &self.rules()))
-    }
-
-    /// A shape that all of this fits in.
-    pub(super) fn base(&self, recalls: &[Recalled]) -> Base {
-        let shape = |recall: &Recalled| [recall.memories.len(), recall.pointers.len() * self.pointer_tokens()];
-        let shapes = || recalls.iter().map(shape);
-        let [memories, pointers] = shapes().fold([0, 0], |a, b| [a[0].max(b[0]), a[1].max(b[1])]);
-        Base::Memories { memories, pointers, padded: shapes().any(|s| s != [memories, pointers]) }
-    }
-
-    /// Tokens of an object pointer.
-    fn pointer_tokens(&self) -> usize {
-        self.image.config.hidden / self.memory.dim
-    }
-
-    fn cells(&self) -> usize {
-        (self.image.side / 16).pow(2)
-    }
-
-    /// The most objects whose keys, and whose inner values of an MLP, one binding holds.
-    pub(super) fn most(&self, base: Base) -> usize {
-        let Base::Memories { memories, pointers, .. } = base else { return 1 };
-        let keys = (memories * self.cells() + pointers) * self.image.config.hidden;
-        let bytes = 4 * keys.max(self.cells() * self.memory.mlp_dim) as u64;
-        (self.gpu.target().limits.binding / bytes).clamp(1, self.image.max_batch(&self.gpu) as u64) as usize
-    }
-
-    /// Places of memories and tokens of pointers, as many as `base` has, and a mask of those that are there.
-    fn recalled(&self, base: Base, recalls: &[Recalled]) -> Result<[Vec<f32>; 3]> {
-        let mut all = [(); 3].map(|()| Vec::new());
-        let Base::Memories { memories, pointers, .. } = base else { return Ok(all) };
-        let [places, tokens, mask] = &mut all;
-        let token = 2 * self.memory.dim;
-        for (i, recall) in recalls.iter().enumerate() {
-            for (entry, age) in &recall.memories {
-                places.extend([self.slot(entry.memory)?, *age as f32]);
-            }
-            // Any memory, which the mask hides.
-            places.resize((i + 1) * memories * 2, 0.0);
-            for (entry, place) in &recall.pointers {
-                tokens.extend(self.video.pointer_tokens(&entry.choice.pointer, *place));
-            }
-            tokens.resize((i + 1) * pointers * token, 0.0);
-            for (there, room) in [
-                (recall.memories.len() * self.cells(), memories * self.cells()),
-                (recall.pointers.len() * self.pointer_tokens(), pointers),
-            ] {
-                mask.extend((0..room).map(|n| if n < there { 0.0 } else { HIDDEN }));
-            }
-        }
-        Ok(all)
-    }
-
     /// The answers to questions of one shape.
     pub(super) async fn ask(
         &mut self,
@@ -130,9 +61,9 @@ impl Session {
         let sizes = Sizes { objects: questions.len(), points, mask: first.mask.is_some(), base };
         let tokens: Vec<f32> = questions.iter().flat_map(|q| self.tokens(q.points)).collect();
         let masks: Vec<f32> = questions.iter().filter_map(|q| q.mask.as_ref()).flatten().copied().collect();
-        let recalled = recalls.iter().flat_map(|recall| &recall.memories);
-        self.fetch(&recalled.map(|(entry, _)| entry.memory).collect::<Vec<Id>>(), 0).await?;
-        let [places, pointers, hidden] = self.recalled(base, recalls)?;
+        let memories = recalls.iter().flat_map(|recall| &recall.memories);
+        self.fetch(&memories.map(|(entry, _)| entry.memory).collect::<Vec<Id>>(), 0).await?;
+        let recalled = self.recalled(base, recalls)?;
         let options = self.bind_options();
         let parts = Parts {
             gpu: &self.gpu,
@@ -145,10 +76,10 @@ impl Session {
         let answers = self.graphs.answers(parts, sizes, &options)?;
         let mut inputs: Vec<(Value, &[u8])> = vec![(answers.tokens, bytemuck::cast_slice(&tokens))];
         inputs.extend(answers.mask.map(|v| (v, bytemuck::cast_slice(&masks))));
-        if let Some(at) = answers.recalled {
-            inputs.push((at.places, bytemuck::cast_slice(&places)));
-            inputs.extend(at.pointers.map(|v| (v, bytemuck::cast_slice(&pointers))));
-            inputs.extend(at.mask.map(|v| (v, bytemuck::cast_slice(&hidden))));
+        for (at, [places, pointers, hidden]) in answers.recalled.iter().zip(&recalled) {
+            inputs.push((at.places, bytemuck::cast_slice(places)));
+            inputs.extend(at.pointers.map(|v| (v, bytemuck::cast_slice(pointers))));
+            inputs.extend(at.mask.map(|v| (v, bytemuck::cast_slice(hidden))));
         }
         let wanted = [answers.found.masks, answers.found.scores, answers.found.pointers];
         let out = answers.bound.run_f32(&inputs, &wanted, control).await.context(|| "decoding a frame")?;
@@ -237,7 +168,7 @@ impl Session {
     }
 
     /// Where a memory that was fetched is.
-    fn slot(&self, memory: Id) -> Result<f32> {
+    pub(super) fn slot(&self, memory: Id) -> Result<f32> {
         let Some(slot) = self.bank.slot(memory) else { bail!(Internal, "a memory that is not on the device") };
         Ok(slot as f32)
     }
@@ -245,8 +176,7 @@ impl Session {
     /// Remembers objects on the present frame.
     pub(super) async fn remember(&mut self, items: Vec<Item>, recipe: Recipe, control: Control<'_>) -> Result<()> {
         let Some(frame) = self.frame.filter(|_| !items.is_empty()) else { return Ok(()) };
-        let most = self.image.max_batch(&self.gpu);
-        for items in items.chunks(most) {
+        for items in items.chunks(self.most_remembered()) {
             self.fetch(&[], items.len()).await?;
             let memories: Vec<Id> = items.iter().filter_map(|_| self.bank.take()).collect();
             let done = self.encode(items, &memories, recipe, control).await;

@@ -18,7 +18,7 @@ pub(super) struct Answers {
     pub(super) bound: Bound,
     pub(super) tokens: Value,
     pub(super) mask: Option<Value>,
-    pub(super) recalled: Option<RecalledValues>,
+    pub(super) recalled: Vec<RecalledValues>,
     pub(super) found: Found,
 }
 
@@ -86,6 +86,12 @@ impl Graphs {
         let answers = self.answers.values().max_by_key(|(_, used)| *used).map(|(a, _)| &a.bound);
         let remember = self.remember.values().max_by_key(|(_, used)| *used).map(|(r, _)| &r.bound);
         [answers, remember].map(|bound| bound.map_or(0, |b| b.graph().dispatches().len()))
+    }
+
+    /// How often a recording was used.
+    #[cfg(test)]
+    pub(super) fn uses(&self) -> u64 {
+        self.clock
     }
 
     /// Forgets all: the bank is another.

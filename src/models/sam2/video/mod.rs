@@ -34,6 +34,7 @@ pub mod clip;
 mod device;
 mod directions;
 mod graphs;
+mod layout;
 mod model;
 mod object;
 mod options;

@@ -5,6 +5,7 @@ use super::super::{
     memory_attention::{Memories, MemoryAttention, sine_positions},
     memory_encoder::MemoryEncoder,
     model::{EmbeddingTensors, Model},
+    together,
 };
 use crate::{
     error::{Result, bail},
@@ -58,7 +59,8 @@ pub(super) struct Recording {
     pub(super) tokens: Value,
     /// `(n, low, low, 1)`.
     pub(super) mask: Option<Value>,
-    pub(super) recalled: Option<RecalledValues>,
+    /// For each range of what is recalled ([`together::ranges`]).
+    pub(super) recalled: Vec<RecalledValues>,
     pub(super) found: Found,
 }
 
@@ -145,25 +147,31 @@ impl VideoModel {
         let tokens = g.input("tokens", [s.objects, OUTPUT_TOKENS + s.points, d], DType::F32);
         let mask = s.mask.then(|| g.input("mask", [s.objects, low, low, 1], DType::F32));
         let image_embed = g.tensor(&e.image_embed);
-        let mut recalled = None;
+        let mut recalled = Vec::new();
         let features = match s.base {
             Base::Image => image_embed,
             Base::Raw => {
                 let no_mem = g.tensor(&self.minus_no_mem);
                 elementwise(&mut g, image_embed, no_mem, Binary::Add)?
             }
-            Base::Memories { memories, pointers, padded } => {
-                let places = g.input("places", [s.objects, memories, 2], DType::F32);
-                let tokens = (pointers > 0).then(|| g.input("pointers", [s.objects, pointers, 2, dim], DType::F32));
-                let all = memories * (image.side / 16).pow(2) + pointers;
-                let mask = padded.then(|| g.input("recalled", [s.objects, all], DType::F32));
-                recalled = Some(RecalledValues { places, pointers: tokens, mask });
-                g.scope("memory_attention", |g| {
-                    let (memories, space, times) = (g.tensor(bank), g.tensor(&self.space), g.tensor(&self.times));
-                    let (values, keys) = memory_tokens(g, Bank { memories, space, times }, places, tokens)?;
-                    self.attention.forward(g, image_embed, Memories { values, keys, pointers, mask })
-                })?
-            }
+            Base::Memories { memories, pointers, padded } => g.scope("memory_attention", |g| {
+                let cells = (image.side / 16).pow(2);
+                let (bank, space, times) = (g.tensor(bank), g.tensor(&self.space), g.tensor(&self.times));
+                let bank = Bank { memories: bank, space, times };
+                let mut ranges = Vec::new();
+                for [memories, pointers] in
+                    together::ranges(together::piece(g.target()), [cells, d], memories, pointers)
+                {
+                    let places = g.input("places", [s.objects, memories, 2], DType::F32);
+                    let tokens = (pointers > 0).then(|| g.input("pointers", [s.objects, pointers, 2, dim], DType::F32));
+                    let all = memories * cells + pointers;
+                    let mask = padded.then(|| g.input("recalled", [s.objects, all], DType::F32));
+                    recalled.push(RecalledValues { places, pointers: tokens, mask });
+                    let (values, keys) = memory_tokens(g, bank, places, tokens)?;
+                    ranges.push(Memories { values, keys, pointers, mask });
+                }
+                self.attention.forward(g, image_embed, &ranges)
+            })?,
         };
         g.mark(features, "features");
         let keys = match (mask, s.base) {

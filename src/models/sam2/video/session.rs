@@ -154,7 +154,7 @@ impl Session {
 
     /// Where every object is on the present frame: as prompted on conditioning frames, and followed there on others, from
     /// frames before it or, with `reverse`, behind it. Objects go through the device together, as many as a binding holds the
-    /// keys of: with seven memories of 64 x 64 cells, 4 objects where it has 128 MiB.
+    /// mask features of: 16 at 1024 pixels where it has 128 MiB.
     ///
     /// # Errors
     /// `Argument` before a frame is there, and for an object whose prompts were all cleared; `Numeric`, `Cancelled`, and what

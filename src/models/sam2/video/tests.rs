@@ -77,8 +77,13 @@ fn with(weights: &Weights, replaced: &[(&str, Vec<f32>)], kept: impl Fn(&str) ->
     Weights::from_bytes(safetensors::serialize(views, None).unwrap()).unwrap()
 }
 
-fn session(options: Options, (config, weights): (Config, Weights)) -> Session {
-    let gpu = block_on(Gpu::open(&gpu::Options { untuned: true, ..gpu::Options::from_env() })).unwrap();
+fn session(options: Options, model: (Config, Weights)) -> Session {
+    session_on(None, options, model)
+}
+
+/// On a device with bindings of so many bytes.
+fn session_on(max_binding: Option<u64>, options: Options, (config, weights): (Config, Weights)) -> Session {
+    let gpu = block_on(Gpu::open(&gpu::Options { untuned: true, max_binding, ..gpu::Options::from_env() })).unwrap();
     let options = Options { hole_area: Some(0), frames: Some(8), ..options };
     block_on(Session::new(&gpu, config, &weights, options)).unwrap()
 }
