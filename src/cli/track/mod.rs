@@ -1,5 +1,6 @@
 //! `impasto track`: objects followed through a clip.
 
+mod follow;
 mod outputs;
 mod prompts;
 mod record;
@@ -8,19 +9,16 @@ mod settings;
 mod tensors;
 
 use super::{
-    failure::{Failure, Outcome, complain, note, print_line},
+    failure::{Outcome, print_line},
     global::Global,
     masks::settings::SettingsArgs,
-    progress::Progress,
     prompts::usage,
     session::ModelArgs,
-    signal,
 };
+use follow::Run;
 use impasto::{
     Error, ErrorKind, Result,
-    error::IntoError,
     gpu::Gpu,
-    graph::Control,
     image::{
         Picture,
         batch::expand,
@@ -29,8 +27,8 @@ use impasto::{
     models::sam2::{
         Config, Predictor, amg,
         video::{
-            Session, Tracked,
-            clip::{Course, Followed, Given, Prompts, Propagation},
+            Session,
+            clip::{Course, Given, Prompts, Propagation},
         },
     },
     weights::Weights,
@@ -39,11 +37,7 @@ use outputs::{Outputs, Sinks};
 use prompts::PromptArgs;
 use resume::State;
 use settings::Settings;
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::Ordering,
-    time::Instant,
-};
+use std::path::{Path, PathBuf};
 
 /// Follow objects through a clip: prompt them in a frame, and get them in all
 #[derive(Debug, clap::Args)]
@@ -237,106 +231,5 @@ impl Args {
         }
         let total = course.total(prompts, clip.length()).map_or("all".into(), |n| n.to_string());
         print_line(&format!("{total} frames to follow, {:?}", course.direction).to_lowercase())
-    }
-}
-
-/// A clip being followed.
-struct Run<'a> {
-    args: &'a Args,
-    gpu: Gpu,
-    course: Course,
-    size: (usize, usize),
-    state: PathBuf,
-    propagation: Propagation,
-    sinks: Sinks<'a>,
-    progress: &'a Progress,
-    quiet: bool,
-}
-
-impl Run<'_> {
-    fn follow(mut self) -> Outcome {
-        self.progress.timed("following");
-        signal::PATIENT.store(true, Ordering::SeqCst);
-        let start = Instant::now();
-        let (mut done, mut objects, mut last) = (0, 0, None);
-        let ended = loop {
-            if let Err(e) = signal::check() {
-                break Err(e.into());
-            }
-            // Not to be cancelled: what is remembered is to be that of whole frames.
-            match pollster::block_on(self.propagation.next(Control::default())) {
-                Ok(None) => break Ok(()),
-                // A stream that the same Ctrl-C has ended may end in the middle of a frame.
-                Err(e) => break Err(signal::check().err().unwrap_or(e).into()),
-                Ok(Some(frame)) => {
-                    if let Err(e) = self.write(&frame) {
-                        break Err(e);
-                    }
-                    (done, objects) = (done + 1, objects.max(frame.objects.len()));
-                    last = Some(frame.position);
-                    let rate = f64::from(done) / start.elapsed().as_secs_f64();
-                    self.progress.say(format!("frame {} ({rate:.1} fps)", frame.position.frame));
-                    if let Some(total) = self.propagation.total() {
-                        self.progress.share(done as f32 / total.max(1) as f32);
-                    }
-                }
-            }
-        };
-        let Self { args, gpu, course, size, state, mut propagation, sinks, progress, quiet } = self;
-        progress.stage("writing");
-        let finished = sinks.finish();
-        match ended {
-            Ok(()) => {
-                finished?;
-                if args.resume {
-                    std::fs::remove_file(&state)
-                        .error(ErrorKind::Io, || format!("cannot remove {}", state.display()))?;
-                }
-                let seconds = start.elapsed().as_secs_f64();
-                let rate = f64::from(done) / seconds;
-                let (clip, peak) = (&args.clip, gpu.peak_bytes() as f64 / 1e6);
-                let line = format!(
-                    "{clip}: {done} frames, {objects} objects in {seconds:.1} s ({rate:.1} fps), at most {peak:.1} MB on the GPU"
-                );
-                let told = quiet || args.outputs.json_on_stdout();
-                if told { Ok(()) } else { progress.beside(|| print_line(&line)) }
-            }
-            Err(Failure::Error(e)) => {
-                progress.beside(|| {
-                    match e.kind() {
-                        ErrorKind::Cancelled => signal::tell(),
-                        _ => complain(&e.to_string()),
-                    }
-                    // What has failed already fails once more when it is ended.
-                    if let Err(other) = finished
-                        && other.to_string() != e.to_string()
-                    {
-                        complain(&other.to_string());
-                    }
-                    if let Some(position) = last {
-                        keep(args, &State::new(position, &course, size), &state, &mut propagation, done);
-                    }
-                });
-                if e.kind() == ErrorKind::Cancelled { Err(e.into()) } else { Err(Failure::Told) }
-            }
-            Err(other) => Err(other),
-        }
-    }
-
-    fn write(&mut self, frame: &Followed) -> Outcome {
-        let masks = frame.objects.iter().map(Tracked::mask).collect::<Result<Vec<_>>>()?;
-        self.sinks.write(frame, &masks, self.progress)
-    }
-}
-
-/// Leaves what is known, and says how to go on.
-fn keep(args: &Args, state: &State, path: &Path, propagation: &mut Propagation, done: u32) {
-    let saved = pollster::block_on(propagation.session().save(Control::default()));
-    match saved.and_then(|session| state.write(path, &session)) {
-        Ok(()) => {
-            let whole: Vec<&Path> = args.outputs.whole_files().collect();
-            note(&format!("{done} frames are done; to go on: {}", resume::command(&whole)));
-        }
-        Err(e) => note(&format!("{done} frames are done; what is needed to go on could not be kept: {e}")),
     }
 }
