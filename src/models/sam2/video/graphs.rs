@@ -2,7 +2,7 @@
 
 use super::{
     bank::Bank,
-    model::{Found, RecalledValues, Recording, RememberGraph, Sizes, VideoModel},
+    model::{Base, Found, RecalledValues, Recording, RememberGraph, Sizes, VideoModel},
 };
 use crate::{
     error::{Result, bail},
@@ -94,9 +94,9 @@ impl Graphs {
         self.clock
     }
 
-    /// Forgets all: the bank is another.
+    /// Forgets what reads or writes the bank, which is another.
     pub(super) fn clear(&mut self) {
-        self.answers.clear();
+        self.answers.retain(|sizes, _| !matches!(sizes.base, Base::Memories { .. }));
         self.remember.clear();
     }
 

@@ -48,6 +48,25 @@ fn each_is_as_if_it_were_alone() {
     }
 }
 
+/// Keys of one object that no binding holds: of 18 prompted frames and 6 others.
+#[test]
+fn an_object_may_be_prompted_on_many_frames() {
+    let follow = |binding| {
+        let mut s = exact(binding);
+        for f in 0..26 {
+            block_on(s.set_frame(f, &frame(f % 8), Control::default())).unwrap();
+            if f < 18 {
+                prompt(&mut s, 1, &Prompt::point(100.0 + f as f32, 120.0)).unwrap();
+            } else {
+                track(&mut s, false);
+            }
+        }
+        track(&mut s, false).remove(0)
+    };
+    let (nmse, other) = against(&follow(Some(1 << 20)), &follow(None).low_res);
+    assert!(nmse <= 1e-10 && other == 0, "{nmse:.1e}, {other} pixels");
+}
+
 /// The dispatches of a frame do not grow with the number of objects, whenever they were prompted, nor where a binding does not
 /// hold the keys of all of them. One object takes a few more, as its products are split to fill the device. Submits follow
 /// the work, which is cut in slices.
