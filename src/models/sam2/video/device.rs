@@ -43,6 +43,20 @@ impl Item {
     }
 }
 
+/// What recordings read of a session, beside its graphs: not of a method, which would borrow these, too.
+macro_rules! parts {
+    ($session:ident) => {
+        Parts {
+            gpu: &$session.gpu,
+            image: &$session.image,
+            video: &$session.video,
+            embedding: &$session.embedding,
+            bank: &$session.bank,
+            bf16: $session.options.bf16,
+        }
+    };
+}
+
 /// What objects recall, in the shape that is asked for.
 type Recalls<'a> = (Base, &'a [Recalled]);
 
@@ -65,15 +79,7 @@ impl Session {
         self.fetch(&memories.map(|(entry, _)| entry.memory).collect::<Vec<Id>>(), 0).await?;
         let recalled = self.recalled(base, recalls)?;
         let options = self.bind_options();
-        let parts = Parts {
-            gpu: &self.gpu,
-            image: &self.image,
-            video: &self.video,
-            embedding: &self.embedding,
-            bank: &self.bank,
-            bf16: self.options.bf16,
-        };
-        let answers = self.graphs.answers(parts, sizes, &options)?;
+        let answers = self.graphs.answers(parts!(self), sizes, &options)?;
         let mut inputs: Vec<(Value, &[u8])> = vec![(answers.tokens, bytemuck::cast_slice(&tokens))];
         inputs.extend(answers.mask.map(|v| (v, bytemuck::cast_slice(&masks))));
         for (at, [places, pointers, hidden]) in answers.recalled.iter().zip(&recalled) {
@@ -208,15 +214,7 @@ impl Session {
             places.extend([self.slot(*memory)?, f32::from(u8::from(item.choice.score <= 0.0))]);
         }
         let options = self.bind_options();
-        let parts = Parts {
-            gpu: &self.gpu,
-            image: &self.image,
-            video: &self.video,
-            embedding: &self.embedding,
-            bank: &self.bank,
-            bf16: self.options.bf16,
-        };
-        let remember = self.graphs.remember(parts, [items.len(), low], &options)?;
+        let remember = self.graphs.remember(parts!(self), [items.len(), low], &options)?;
         let inputs: [(Value, &[u8]); 3] = [
             (remember.masks, bytemuck::cast_slice(&masks)),
             (remember.hard, bytemuck::cast_slice(&hard)),

@@ -111,7 +111,8 @@ impl Graphs {
             let Recording { graph, tokens, mask, recalled, found } =
                 p.video.record(p.image, g, p.embedding, &p.bank.tensor, sizes)?;
             let bound = graph.plan()?.bind(p.gpu, options)?;
-            tracing::info!(?sizes, dispatches = bound.graph().dispatches().len(), "answers bound");
+            let (dispatches, flops) = (bound.graph().dispatches().len(), bound.graph().flops());
+            tracing::info!(?sizes, dispatches, flops, "answers bound");
             Ok(Answers { bound, tokens, mask, recalled, found })
         })
     }
@@ -133,7 +134,8 @@ impl Graphs {
             let RememberGraph { graph, masks, hard, places } =
                 p.video.record_remember(g, p.embedding, &p.bank.tensor, sizes, p.bf16)?;
             let bound = graph.plan()?.bind(p.gpu, options)?;
-            tracing::info!(objects, low, dispatches = bound.graph().dispatches().len(), "memory encoder bound");
+            let (dispatches, flops) = (bound.graph().dispatches().len(), bound.graph().flops());
+            tracing::info!(objects, low, dispatches, flops, "memory encoder bound");
             Ok(Remember { bound, masks, hard, places })
         })
     }

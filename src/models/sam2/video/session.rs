@@ -153,8 +153,8 @@ impl Session {
     }
 
     /// Where every object is on the present frame: as prompted on conditioning frames, and followed there on others, from
-    /// frames before it or, with `reverse`, behind it. Objects go through the device together, as many as a binding holds the
-    /// mask features of: 16 at 1024 pixels where it has 128 MiB.
+    /// frames before it or, with `reverse`, behind it. Objects go through the device in sets, 16 at 1024 pixels and more of them
+    /// where frames are smaller; however many are in a set, it takes as many dispatches.
     ///
     /// # Errors
     /// `Argument` before a frame is there, and for an object whose prompts were all cleared; `Numeric`, `Cancelled`, and what
