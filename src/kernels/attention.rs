@@ -10,7 +10,7 @@ mod masked;
 mod ranges;
 mod tiling;
 
-use super::{attention_merge::attention_merge, prelude::*};
+use super::{attention_merge, prelude::*};
 pub use cases::cases;
 use cut::{Cut, Params};
 pub use masked::{Bias, Masked};
@@ -102,25 +102,28 @@ pub fn attention(g: &mut Graph, a: Attention) -> Result<Value> {
 /// Those of [`attention`]; `Shape` if the heads cannot be shared so or the bias is too short, `Argument` with windows.
 pub fn masked_attention(g: &mut Graph, masked: Masked) -> Result<Value> {
     let cut = Cut::of(g, masked)?;
-    let (a, value_dim) = (cut.masked.call, cut.value_dim);
-    if cut.splits == 1 {
-        let y = g.temp([a.batch, a.queries, a.heads * value_dim], DType::F32);
-        cut.launch(g, y, false)?;
+    let a = cut.masked.call;
+    if cut.splits == 1 && masked.parts.is_none() {
+        let y = g.temp([a.batch, a.queries, a.heads * cut.value_dim], DType::F32);
+        cut.launch(g, y)?;
         return Ok(y);
     }
-    let parts = g.temp([cut.splits, cut.rows(), value_dim + 4], DType::F32);
-    cut.launch(g, parts, true)?;
-    let merged = attention_merge(g, parts)?;
-    g.reshape(merged, [a.batch, a.queries, a.heads * value_dim])
+    let parts = g.temp([cut.splits, cut.rows(), cut.value_dim + 4], DType::F32);
+    cut.launch(g, parts)?;
+    if masked.parts.is_some() {
+        return Ok(parts);
+    }
+    let merged = attention_merge::merge(g, parts)?;
+    g.reshape(merged, [a.batch, a.queries, a.heads * cut.value_dim])
 }
 
 fn check(g: &Graph, masked: &Masked) -> Result<()> {
-    let Masked { call: a, share, bias, causal, value_dim } = masked;
-    let plain = !causal && *share == 1 && bias.is_none() && value_dim.is_none();
+    let Masked { call: a, share, bias, causal, value_dim, parts } = masked;
+    let plain = !causal && *share == 1 && bias.is_none() && value_dim.is_none() && parts.is_none();
     ensure!(
         plain || a.windows.is_none(),
         Argument,
-        "attention: windows with a mask, a bias, shared heads or values of another width"
+        "attention: windows with a mask, a bias, shared heads, values of another width or uncombined parts"
     );
     ensure!(*share > 0 && a.heads % share == 0, Shape, "attention: {} heads of q, {share} for one of k", a.heads);
     let value_dim = value_dim.unwrap_or(a.head_dim);

@@ -25,6 +25,12 @@ pub const KERNEL: Kernel = Kernel {
 /// # Errors
 /// `Shape` if the width is no positive multiple of 4.
 pub fn attention_merge(g: &mut Graph, parts: Value) -> Result<Value> {
+    g.call(&KERNEL, &(parts,))?;
+    merge(g, parts)
+}
+
+/// The same as part of another call.
+pub(super) fn merge(g: &mut Graph, parts: Value) -> Result<Value> {
     let [splits, rows, cols] = g.shape(parts).axes("attention_merge")?;
     ensure!(cols > 4 && cols % 4 == 0, Shape, "attention_merge: rows of {cols} elements");
     let width = cols - 4;

@@ -75,7 +75,7 @@ impl Call {
             let value = inputs[input];
             Bias { value, offset, batch, head, row }
         });
-        Masked { call, causal: self.causal, share: self.share, bias, value_dim: self.value_dim }
+        Masked { call, causal: self.causal, share: self.share, bias, value_dim: self.value_dim, parts: None }
     }
 
     /// The call over so many ranges of its keys.

@@ -85,7 +85,11 @@ impl Cut {
             bail!(Internal, "attention: a variant that fits")
         };
         let groups = queries.div_ceil(tiling.queries) * a.heads * a.batch * windows[0] * windows[1];
-        let split_keys = if a.windows.is_some() { keys } else { split(keys, groups, &tiling, target) };
+        let mut split_keys = if a.windows.is_some() { keys } else { split(keys, groups, &tiling, target) };
+        if let Some(most) = masked.parts.filter(|most| keys.div_ceil(split_keys) > *most) {
+            // No more than an invocation may go through, though that makes more parts.
+            split_keys = keys.div_ceil(most.max(1)).next_multiple_of(tiling.keys).min(tiling.most_keys);
+        }
         let splits = keys.div_ceil(split_keys);
         Ok(Self { masked, value_dim, variant, tiling, queries, keys, windows, splits, split_keys })
     }
@@ -96,17 +100,8 @@ impl Cut {
         a.batch * a.queries * a.heads
     }
 
-    /// Splits the keys into so many parts at most, if an invocation may go through them.
-    pub(super) fn at_most(&mut self, splits: usize) {
-        if self.splits > splits {
-            let keys = self.keys.div_ceil(splits.max(1)).next_multiple_of(self.tiling.keys);
-            self.split_keys = keys.min(self.tiling.most_keys);
-            self.splits = self.keys.div_ceil(self.split_keys);
-        }
-    }
-
-    /// Writes the result, or `parts` of it, into `y`.
-    pub(super) fn launch(&self, g: &mut Graph, y: Value, parts: bool) -> Result<()> {
+    /// Writes the result, or parts of it, into `y`.
+    pub(super) fn launch(&self, g: &mut Graph, y: Value) -> Result<()> {
         let Masked { call: a, causal, share, bias, .. } = self.masked;
         let &Self { queries, keys, windows, splits, .. } = self;
         let padded = a.windows.filter(|w| w.grid.iter().any(|n| n % w.size != 0));
@@ -140,7 +135,8 @@ impl Cut {
         };
         let mut defines = self.tiling.defines.clone();
         defines.push(("WINDOW", a.windows.is_some().into()));
-        defines.extend([("PAD", padded.is_some().into()), ("SPLIT", parts.into())]);
+        defines
+            .extend([("PAD", padded.is_some().into()), ("SPLIT", (splits > 1 || self.masked.parts.is_some()).into())]);
         defines.extend(causal.then_some(("CAUSAL", self.tiling.queries as i64)));
         defines.extend((share > 1).then_some(("SHARE", share as i64)));
         defines.extend(bias.map(|_| ("BIAS", 1)));

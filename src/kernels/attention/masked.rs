@@ -27,11 +27,15 @@ pub struct Masked {
     /// Width of a head of v and of the result, if it is not that of q and k: a multiple of 4, at most 512.
     #[serde(default, skip_serializing_if = "is_default")]
     pub value_dim: Option<usize>,
+    /// The result is not combined: parts of it, so many at most, as [`attention_merge`](super::super::attention_merge) takes
+    /// them. What [`attention_over_ranges`](super::attention_over_ranges) asks of a range.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub parts: Option<usize>,
 }
 
 impl From<Attention> for Masked {
     fn from(call: Attention) -> Self {
-        Self { call, causal: false, share: 1, bias: None, value_dim: None }
+        Self { call, causal: false, share: 1, bias: None, value_dim: None, parts: None }
     }
 }
 

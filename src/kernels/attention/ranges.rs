@@ -1,6 +1,6 @@
 //! Attention whose keys come in ranges, which need not be there at the same time.
 
-use super::{Attention, Cut, Masked, attention_merge, masked_attention};
+use super::{super::attention_merge::attention_merge, Attention, Cut, Masked, masked_attention};
 use crate::{
     error::{Result, ensure},
     graph::{Graph, Value},
@@ -26,22 +26,21 @@ pub fn attention_over_ranges(
         return masked_attention(g, first);
     }
     let a = first.call;
-    let mut cut = Cut::of(g, first)?;
-    let (rows, cols) = (cut.rows(), cut.value_dim + 4);
+    let (rows, cols) = (a.batch * a.queries * a.heads, first.value_dim.unwrap_or(a.head_dim) + 4);
     // Of each range as many parts as of the first, if a binding holds those of all.
-    cut.at_most(g.target().limits.binding as usize / (4 * rows * cols * count));
+    let fit = g.target().limits.binding as usize / (4 * rows * cols * count).max(1);
+    let mut cut = Cut::of(g, Masked { parts: Some(fit), ..first })?;
     let (most, mut used) = (cut.splits, 0);
     let parts = g.temp([count * most, rows, cols], DType::F32);
     for i in 0..count {
         if i > 0 {
             let next = range(g, i)?;
-            cut = Cut::of(g, next)?;
-            cut.at_most(most);
+            cut = Cut::of(g, Masked { parts: Some(most), ..next })?;
         }
         like_the_first(&cut.masked, &first)?;
         let part = g.slice(parts, used, cut.splits)?;
         used += cut.splits;
-        cut.launch(g, part, true)?;
+        cut.launch(g, part)?;
     }
     let parts = g.slice(parts, 0, used)?;
     let merged = attention_merge(g, parts)?;
