@@ -106,3 +106,50 @@ pub(super) async fn error(gpu: &Gpu, r: Recording, data: &[Input], expected: &[f
     }
     Ok(nmse)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        bench::work::works,
+        gpu,
+        graph::Graph,
+        kernels::attention::{Attention, Masked, Operand, attention_over_ranges},
+    };
+    use pollster::block_on;
+
+    /// Variants make other parts of a range; what they amount to is compared.
+    #[test]
+    fn ranges_of_attention_are_verified() {
+        let gpu = block_on(Gpu::open(&gpu::Options { untuned: true, ..gpu::Options::from_env() })).unwrap();
+        let mut g = Graph::new(gpu.target());
+        let value = g.input("qkv", [1500, 64], DType::F32);
+        let rows = |offset| Operand { value, offset, batch: 0, row: 64, head: 16 };
+        let call = |i: usize| Attention {
+            batch: 1,
+            heads: 1,
+            head_dim: 16,
+            queries: 64,
+            keys: 1100 - 700 * i,
+            scale: 0.25,
+            q: rows(0),
+            k: rows(16 + 64 * 1100 * i),
+            v: rows(32 + 64 * 1100 * i),
+            windows: None,
+        };
+        attention_over_ranges(&mut g, 2, |_, i| Ok(Masked::from(call(i)))).unwrap();
+        let all = works(&g);
+        assert_eq!(
+            all.iter().map(|w| w.call.kernel.as_str()).collect::<Vec<_>>(),
+            ["attention", "attention", "attention_merge"]
+        );
+        for work in &all[..2] {
+            let data = work.data();
+            let expected = block_on(reference(&gpu, work, &data)).unwrap();
+            let variants = work.entry().unwrap().kernel.variants;
+            let each = variants.iter().filter_map(|v| work.record(&gpu, Some(v.name)).ok());
+            let errors: Vec<f64> = each.map(|r| block_on(error(&gpu, r, &data, &expected, 0.0)).unwrap()).collect();
+            assert!(errors.len() > 4, "{errors:?}");
+        }
+    }
+}

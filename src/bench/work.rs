@@ -5,7 +5,7 @@ use crate::{
     gpu::Gpu,
     graph::{Call, Graph, Value},
     kernel::{Target, Tuning, Variant},
-    kernels::{ALL, Entry, Input, Random},
+    kernels::{ALL, Entry, Input, Random, attention},
     shape::{DType, Shape},
 };
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,7 @@ impl Work {
         let inputs = self.call.inputs(&mut graph);
         let Some(replay) = entry.replay else { unreachable!("entry() returns those that replay") };
         let output = replay(&mut graph, &self.call)?;
+        let output = attention::combined(&mut graph, &self.call, output)?;
         // A call may prepare its operands by other kernels, and merge its parts by others.
         let own = graph.dispatches().iter().find(|d| d.kernel.name == self.call.kernel);
         let Some(variant) = own.map(|d| d.variant) else { bail!(Internal, "{} recorded nothing", self.name()) };

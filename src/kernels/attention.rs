@@ -15,6 +15,7 @@ pub use cases::cases;
 use cut::{Cut, Params};
 pub use masked::{Bias, Masked};
 pub use ranges::attention_over_ranges;
+pub(crate) use ranges::combined;
 
 /// Where element (batch `b`, token `t`, head `h`, `i`) of an operand is: `offset + b * batch + t * row + h * head + i`,
 /// in f32 elements. All are multiples of 4; `batch` is 0 for an operand that the batch shares.

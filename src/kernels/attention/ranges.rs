@@ -1,9 +1,9 @@
 //! Attention whose keys come in ranges, which need not be there at the same time.
 
-use super::{super::attention_merge::attention_merge, Attention, Cut, Masked, masked_attention};
+use super::{super::attention_merge::attention_merge, Attention, Cut, KERNEL, Masked, masked_attention};
 use crate::{
     error::{Result, ensure},
-    graph::{Graph, Value},
+    graph::{Call, Graph, Value},
     shape::DType,
 };
 
@@ -45,6 +45,14 @@ pub fn attention_over_ranges(
     let parts = g.slice(parts, 0, used)?;
     let merged = attention_merge(g, parts)?;
     g.reshape(merged, [a.batch, a.queries, rows / a.batch / a.queries * (cols - 4)])
+}
+
+/// What `y`, the result of a recorded call, amounts to: parts of a range are combined, as each variant makes others.
+pub(crate) fn combined(g: &mut Graph, call: &Call, y: Value) -> Result<Value> {
+    if call.kernel != KERNEL.name || call.args::<(Masked,)>()?.0.parts.is_none() {
+        return Ok(y);
+    }
+    attention_merge(g, y)
 }
 
 fn like_the_first(range: &Masked, first: &Masked) -> Result<()> {
