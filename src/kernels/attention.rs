@@ -1,7 +1,7 @@
 //! Attention in one pass over the keys: `softmax(scale q kᵀ) v`. Shaders: `attention.wgsl` (operands, windows),
 //! `attention_tile.wgsl` (GPU), `attention_lane.wgsl` (software).
 //!
-//! Where queries are few, the keys are split over workgroups and [`attention_merge`](super::attention_merge) combines
+//! Where queries are few, the keys are split over workgroups and [`attention_merge`] combines
 //! the parts.
 
 mod cases;
