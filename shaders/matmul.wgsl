@@ -9,8 +9,8 @@
 //   3 matmul_dot4    x is q8, w q8 or q4: packed 8-bit dot products (GPUs that have them)
 //   4 matmul_coop    matrix units (GPUs that have them, and have proven it)
 //
-// W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k, 5 q5, 6 q5k, 7 q6k. VEC_K: k and the strides of x and w are multiples of 4. TAIL: k
-// is no multiple of what a step covers. The rest is in `epilogue`.
+// W 0 f32, 1 f16, 2 q8, 3 q4, 4 q4k, 5 q5, 6 q5k, 7 q6k. VEC_K: k and the strides of x and w are multiples of 4; BY_EIGHT
+// of 8, and a step reads as many. TAIL: k is no multiple of what a step covers. The rest is in `epilogue`.
 #if F16
 enable f16;
 #endif
@@ -48,9 +48,17 @@ struct Params {
     y_batch: u32,
     y_row: u32,
 }
+#if METHOD == 2
+// Read once, at the top: lavapipe reads a uniform under a condition lane by lane, 30 instructions each.
+@group(0) @binding(0) var<uniform> params: Params;
+var<private> p: Params;
+#else
 @group(0) @binding(0) var<uniform> p: Params;
+#endif
 #if METHOD == 3
 @group(0) @binding(1) var<storage, read> x: array<u32>;
+#elif BY_EIGHT
+@group(0) @binding(1) var<storage, read> x: array<vec4<u64>>;
 #elif VEC_K && INT64
 @group(0) @binding(1) var<storage, read> x: array<vec2<u64>>;
 #elif VEC_K
@@ -61,13 +69,17 @@ struct Params {
 #if W >= 2
 @group(0) @binding(2) var<storage, read> w: array<u32>;
 #elif W == 1
-#if VEC_K && INT64
+#if BY_EIGHT
+@group(0) @binding(2) var<storage, read> w: array<vec2<u64>>;
+#elif VEC_K && INT64
 @group(0) @binding(2) var<storage, read> w: array<u64>;
 #elif VEC_K
 @group(0) @binding(2) var<storage, read> w: array<vec2<u32>>;
 #else
 @group(0) @binding(2) var<storage, read> w: array<u32>;
 #endif
+#elif BY_EIGHT
+@group(0) @binding(2) var<storage, read> w: array<vec4<u64>>;
 #elif VEC_K && INT64
 @group(0) @binding(2) var<storage, read> w: array<vec2<u64>>;
 #elif VEC_K
@@ -81,7 +93,7 @@ struct Params {
 #define FIRST 3
 #import epilogue
 
-#if METHOD != 3
+#if METHOD != 3 && !BY_EIGHT
 #import weights
 
 // Elements k .. k+3 of the row of x that starts at element `row`; zeros beyond p.k.

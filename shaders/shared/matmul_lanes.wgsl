@@ -1,26 +1,60 @@
 // For adapters that are a CPU: no barrier and no workgroup memory; ROWS x COLS outputs in registers a lane, along k
-// in steps of 4.
+// in steps of 4, or of 8 BY_EIGHT.
 //
 // LANES 8 or 4: a workgroup is one subgroup. A lane loads ROWS / LANES rows of x and gets the others by
 // subgroupBroadcast, which is one permutation; and COLS rows of w, which are its columns. So a subgroup loads an
 // element of its LANES * COLS columns and ROWS rows once. LANES 1: each lane loads all its ROWS rows.
 //
-// What bounds it on lavapipe (Mesa 22.3, read from its machine code): a load or store is a loop over the lanes of some 9
-// instructions an element, whatever the address and its bits (so INT64 has two f32 as one element: 1.1 to 1.15 times
-// as fast), and FMA is a multiplication and an addition. 32 x 4 has 8 loads for 128 sums, and its loop of 2000
-// instructions still fits the decoder's cache: 0.27 to 0.32 of the rate of `roofline`'s multiply-adds, in turns with
-// them; 48 x 4 is 1.05 times as fast, and takes 1.5 times as long to compile.
-// Tried, 32 x 4 being 1: 16 x 4 0.8; 40 x 4 and 56 x 4 1.03; 32 x 8, 64 x 4 and 64 x 8 0.7 to 1; k by 8 0.9, by 16 0.75;
-// k by 2 with 32 x 4, 48 x 4, 64 x 4 and 32 x 8 0.80 to 0.85; one loop over the rows for the epilogue (an array read by
-// index): compiles slower than its unrolling.
+// What bounds it on lavapipe (Mesa 22.3, read from its machine code): a load or store is a loop over the lanes of some 20
+// instructions and 8 for each element of a vector, of 32 bits or 64 (hence INT64, and BY_EIGHT: four elements of two f32
+// each); FMA is a multiplication and an addition; and a sum takes a load, a blend and a store a step. A third of the time
+// goes to loads, half to sums, 14 % to the stores where k is 192. 0.30 to 0.36 of the rate of `roofline`'s multiply-adds,
+// in turns with them.
+// Tried, 48 x 8 by eight being 1 where k is 384: 24 x 8 0.9, 32 x 8 0.93, 40 x 8 0.96, 24 x 12 0.95, 32 x 12 1.0 (compiles
+// longer), 16 x 8 and 16 x 12 0.85, 16 x 16 0.8, 40 x 4 0.83; by four, 48 x 4 0.85, 32 x 4 0.8, 48 x 8 0.82. A loop over the
+// halves of what was loaded 0.75; sums in order of four columns 0.98; stores of all rows unrolled 0.97, and four times the
+// compilation of stores.
 // SwiftShader, LANES 4: 8 x 8 3.6 GFLOP/s, 8 x 16 2.8, 4 x 8 2.2, 16 x 8 3.1, tile64 1.6.
 // LANES 1: 8 x 4 8.5 on lavapipe, 8 x 8 5.9, 4 x 4 6.4.
+#if BY_EIGHT
+#define FOURS 2
+#else
+#define FOURS 1
+#endif
+#define PARTS (ROWS / 16 * COLS / 4)
+alias Step = array<vec4<f32>, #{FOURS}>;
+
+// What a step reads of a row of x from element k on.
+fn step_x(row: u32, k: u32) -> Step {
+#if BY_EIGHT
+    let v = x[(row + k) >> 3u];
+    return Step(floats(v.xy), floats(v.zw));
+#else
+    return Step(load_x(row, k));
+#endif
+}
+
+// The same of w.
+fn step_w(row: u32, k: u32) -> Step {
+#if BY_EIGHT
+    let v = w[(row + k) >> 3u];
+#if W == 1
+    return Step(halves(v.x), halves(v.y));
+#else
+    return Step(floats(v.xy), floats(v.zw));
+#endif
+#else
+    return Step(load_w(row, k));
+#endif
+}
+
 @compute @workgroup_size(#{GROUP})
 #if LANES > 1
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
 #else
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
 #endif
+    p = params;
     let tile = tile_of(wid + p.base.xyz) * vec2<u32>(#{ROWS}u, #{GROUP * COLS}u);
     let batch = wid.z + p.base.z;
     let col = tile.y + lane * #{COLS}u;
@@ -48,29 +82,47 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     // min(): Mesa's lavapipe inlines a uniform that alone bounds a loop, which compiles the shader anew at every
     // dispatch (0.2 s, or 3 ms from its cache). k is never longer than x.
 #if VEC_K
-    let end = min(p.k, arrayLength(&x) * 4u);
+    let end = min(p.k, arrayLength(&x) * #{4 * FOURS}u);
 #else
     let end = min(p.k, arrayLength(&x));
 #endif
-    for (var k = 0u; k < end; k += 4u) {
+    for (var k = 0u; k < end; k += #{4 * FOURS}u) {
 #for c in 0..COLS
-        let b_#{c} = load_w(w_#{c}, k);
+        let b_#{c} = step_w(w_#{c}, k);
 #endfor
 #for g in 0..ROWS / LANES
-        let mine_#{g} = load_x(x_#{g}, k);
+        let mine_#{g} = step_x(x_#{g}, k);
 #for l in 0..LANES
+#for f in 0..FOURS
 #if LANES > 1
-        let a_#{g}_#{l} = subgroupBroadcast(mine_#{g}, #{l}u);
+        let a_#{g}_#{l}_#{f} = subgroupBroadcast(mine_#{g}[#{f}], #{l}u);
 #else
-        let a_#{g}_#{l} = mine_#{g};
+        let a_#{g}_#{l}_#{f} = mine_#{g}[#{f}];
 #endif
 #for c in 0..COLS
-        acc_#{g * LANES + l}_#{c} = fma(a_#{g}_#{l}.w, b_#{c}.w, fma(a_#{g}_#{l}.z, b_#{c}.z, fma(a_#{g}_#{l}.y, b_#{c}.y, fma(a_#{g}_#{l}.x, b_#{c}.x, acc_#{g * LANES + l}_#{c}))));
+        acc_#{g * LANES + l}_#{c} = fma(a_#{g}_#{l}_#{f}.w, b_#{c}[#{f}].w, fma(a_#{g}_#{l}_#{f}.z, b_#{c}[#{f}].z, fma(a_#{g}_#{l}_#{f}.y, b_#{c}[#{f}].y, fma(a_#{g}_#{l}_#{f}.x, b_#{c}[#{f}].x, acc_#{g * LANES + l}_#{c}))));
+#endfor
 #endfor
 #endfor
 #endfor
     }
 
+#if ROWS > 16
+    // 16 rows of four columns a turn: unrolled, the stores would be most of what a driver compiles.
+    for (var part = 0u; part < #{PARTS}u; part += 1u) {
+        let row = tile.x + part % #{ROWS / 16}u * 16u;
+        let four = col + part / #{ROWS / 16}u * 4u;
+#for r in 0..16
+        var sum_#{r} = vec4<f32>(acc_#{r}_0, acc_#{r}_1, acc_#{r}_2, acc_#{r}_3);
+#for o in 1..PARTS
+        sum_#{r} = select(sum_#{r}, vec4<f32>(acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4}, acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4 + 1}, acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4 + 2}, acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4 + 3}), part == #{o}u);
+#endfor
+        if row + #{r}u < p.m && four < p.n {
+            store4(batch, row + #{r}u, four, sum_#{r});
+        }
+#endfor
+    }
+#else
 #for r in 0..ROWS
     if tile.x + #{r}u < p.m {
 #for q in 0..COLS / 4
@@ -80,4 +132,5 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
     }
 #endfor
+#endif
 }

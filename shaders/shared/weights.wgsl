@@ -62,11 +62,10 @@ fn weight4(i: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xI8(w[i])) * select(pair.x, pair.y, (i & 8u) != 0u);
 #elif W == 1
 #if INT64
-    let halves = vec2<u32>(u32(w[i]), u32(w[i] >> 32u));
+    return halves(w[i]);
 #else
-    let halves = w[i];
+    return vec4<f32>(unpack2x16float(w[i].x), unpack2x16float(w[i].y));
 #endif
-    return vec4<f32>(unpack2x16float(halves.x), unpack2x16float(halves.y));
 #elif INT64
     return floats(w[i]);
 #else

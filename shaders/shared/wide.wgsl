@@ -12,3 +12,8 @@ fn pairs(v: vec4<f32>) -> vec2<u64> {
     let high = vec2<u64>(bitcast<vec2<u32>>(v.yw));
     return low | (high << vec2<u32>(32u));
 }
+
+// Four f16.
+fn halves(v: u64) -> vec4<f32> {
+    return vec4<f32>(unpack2x16float(u32(v)), unpack2x16float(u32(v >> 32u)));
+}

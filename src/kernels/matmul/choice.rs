@@ -29,13 +29,15 @@ pub(super) fn choose(target: &Target, p: &Product) -> Result<&'static Variant> {
     if let Some(v) = kernel.asked(target, |v| suits(v, target, p))? {
         return Ok(v);
     }
+    let padded = |cols| p.n.next_multiple_of(cols);
     let wide = target.features.contains(&Feature::Int64);
     let best = match (target.class(), target.subgroup) {
         (Class::Gpu, _) => best_on_gpu(target, p),
         // Each row of 8 loads w again, which costs as much as all the sums of 32 rows.
         (Class::Software, Some(8)) if wide && (p.m <= 16 || !p.vec) => "subgroup8_few",
-        // A third fewer loads of w; what it computes beyond the last row is little of so many.
-        (Class::Software, Some(8)) if wide && p.m >= 1024 => "subgroup8_many",
+        // A third fewer loads for a sum. What it computes beyond the last row is little of so many; beyond the last
+        // column it may be more than it saves.
+        (Class::Software, Some(8)) if wide && p.m >= 1024 && 6 * padded(64) <= 7 * padded(32) => "subgroup8_many",
         (Class::Software, Some(8)) if wide => "subgroup8",
         (Class::Software, Some(4)) => "subgroup4",
         (Class::Software, _) => "lane",

@@ -104,7 +104,7 @@ impl Finish {
             ],
             reads: operands.into_iter().flatten().collect(),
             y,
-            vec: n.is_multiple_of(4) && [at, residual, addend, gate, bias].into_iter().all(by_fours),
+            vec: n.is_multiple_of(4) && [at, residual, addend, gate, bias].into_iter().all(|s| goes_by(4, s)),
         })
     }
 }
@@ -114,8 +114,9 @@ pub(super) fn used(s: Strides, batch: usize, rows: usize) -> Strides {
     Strides { batch: if batch > 1 { s.batch } else { 0 }, row: if rows > 1 { s.row } else { 0 }, ..s }
 }
 
-pub(super) fn by_fours(s: Strides) -> bool {
-    [s.offset, s.batch, s.row].iter().all(|v| v.is_multiple_of(4))
+/// Whether every row starts at a multiple of `step`.
+pub(super) fn goes_by(step: usize, s: Strides) -> bool {
+    [s.offset, s.batch, s.row].iter().all(|v| v.is_multiple_of(step))
 }
 
 /// Checks that a value holds every element that the strides reach, and that a `u32` can index it.

@@ -1,7 +1,7 @@
 //! From operands to dispatches: one, or with a long k two.
 
 use super::{
-    epilogue::{by_fours, reaches, used},
+    epilogue::{goes_by, reaches, used},
     *,
 };
 use crate::kernels::{matmul_merge::matmul_merge, quantize_rows::quantize_rows};
@@ -48,7 +48,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
         ensure!(whole, Shape, "matmul: {dtype:?} weights need rows of whole blocks of {block}: {:?} with k {k}", b.w);
     }
     let finish = Finish::new(g, &e, [batch, m, n], b.bias_batch, b.y, b.shape)?;
-    let vec_k = k.is_multiple_of(4) && by_fours(used(b.x, batch, m)) && by_fours(used(b.w, batch, n));
+    let vec_k = b.goes_by(4);
     let vec = vec_k && finish.vec;
     let shape = choice::Product { batch, m, n, k, w: dtype, precision: e.precision, vec };
     let variant = choice::choose(g.target(), &shape)?;
@@ -72,6 +72,14 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
     let plain = Finish::new(g, &Epilogue::default(), [splits, m, n], 0, y, parts)?;
     let sums = product(g, variant, x, w, pieces, plain, vec_k)?;
     matmul_merge(g, sums, finish)
+}
+
+impl Batched {
+    /// Whether rows of x and w start at multiples of `step`, and are that long.
+    fn goes_by(&self, step: usize) -> bool {
+        let Batched { batch, m, n, k, .. } = *self;
+        k.is_multiple_of(step) && goes_by(step, used(self.x, batch, m)) && goes_by(step, used(self.w, batch, n))
+    }
 }
 
 /// One dispatch of a checked product.
@@ -122,6 +130,9 @@ fn product(
         ("VEC_N", (finish.vec && variants::stores_four(variant)).into()),
         ("TAIL", (vec_k && k % variants::step(variant) != 0).into()),
     ];
+    if variants::by_eight(variant) && b.goes_by(8) && matches!(g.dtype(w), DType::F32 | DType::F16) {
+        defines.push(("BY_EIGHT", 1));
+    }
     defines.extend(finish.defines);
     g.dispatch(Dispatch {
         kernel: &KERNEL,

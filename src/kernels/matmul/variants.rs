@@ -31,7 +31,7 @@ pub(super) const VARIANTS: &[Variant] = &[
     gpu("coop8", &[("METHOD", COOP), ("TILE", 64), ("STEP", 16), ("COOP", 8)]),
     gpu("rows8", &[("METHOD", ROWS), ("ROWS", 8), ("COLS", 2), ("LANES", 16)]),
     gpu("rows1", &[("METHOD", ROWS), ("ROWS", 1), ("COLS", 4), ("LANES", 32)]),
-    software("subgroup8_many", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 48), ("COLS", 4), ("INT64", 1)]),
+    software("subgroup8_many", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 48), ("COLS", 8), ("INT64", 1), ("STEP", 8)]),
     software("subgroup8", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 32), ("COLS", 4), ("INT64", 1)]),
     software("subgroup8_few", Some(8), &[("METHOD", LANES), ("LANES", 8), ("GROUP", 8), ("ROWS", 8), ("COLS", 4), ("INT64", 1)]),
     software("subgroup4", Some(4), &[("METHOD", LANES), ("LANES", 4), ("GROUP", 4), ("ROWS", 8), ("COLS", 8)]),
@@ -69,6 +69,11 @@ pub(super) fn grid(v: &Variant, tiles_m: u32, tiles_n: u32, batch: u32) -> [u32;
 /// Whether a thread writes four neighbouring columns.
 pub(super) fn stores_four(v: &Variant) -> bool {
     method(v) != ROWS
+}
+
+/// Whether it takes 8 numbers a load where rows allow it.
+pub(super) fn by_eight(v: &Variant) -> bool {
+    v.defines.contains(&("STEP", 8))
 }
 
 /// What k has to be a multiple of for unguarded vec4 loads.
