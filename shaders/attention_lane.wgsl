@@ -10,6 +10,7 @@
 // Tried, lavapipe, 1024 x 1024 x 96, GFLOP/s a core, BLOCKS x KEYS: 4 x 4 12.1 (the choice), 4 x 8 13.4 (but 2.4 s to
 // compile, not 0.9), 8 x 4 8.6, 8 x 2 8.6, 4 x 2 8.1, 2 x 4 6.7, 1 x 4 7 to 8; sums in registers, 2 x 1: 9.3, and 4 s.
 // SwiftShader, 256 x 256 x 96: LANES 4, 4 x 4 1.9, 4 x 8 1.5, 2 x 4 0.9; without, 4 x 4 1.1, 2 x 8 0.7, 1 x 8 0.3.
+// Parameters read once at the top, as matmul_lanes does: the same.
 // a * b + c in the place of fma is a third slower on SwiftShader, the same on lavapipe.
 #if LANE
 #if LANES
