@@ -80,11 +80,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
 #endfor
 
     // min(): Mesa's lavapipe inlines a uniform that alone bounds a loop, which compiles the shader anew at every
-    // dispatch (0.2 s, or 3 ms from its cache). k is never longer than x.
+    // dispatch (0.2 s, or 3 ms from its cache). k is never longer than x. `params`, as Chrome takes a private variable
+    // for a value that differs between lanes, and broadcasts must not be under one.
 #if VEC_K
-    let end = min(p.k, arrayLength(&x) * #{4 * FOURS}u);
+    let end = min(params.k, arrayLength(&x) * #{4 * FOURS}u);
 #else
-    let end = min(p.k, arrayLength(&x));
+    let end = min(params.k, arrayLength(&x));
 #endif
     for (var k = 0u; k < end; k += #{4 * FOURS}u) {
 #for c in 0..COLS

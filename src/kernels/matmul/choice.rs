@@ -107,6 +107,7 @@ mod tests {
         let rdna = with(Family::Rdna, &[]);
         let half = with(Family::Rdna, &[Feature::F16]);
         let dot4 = with(Family::Rdna, &[Feature::F16, Feature::Dot4]);
+        let lavapipe = Target { subgroup: Some(8), ..with(Family::Software, &[Feature::Int64]) };
         let rough = Precision::Half;
         let rough_big = Product { precision: rough, ..BIG };
         for (target, p, name, parts) in [
@@ -134,6 +135,12 @@ mod tests {
             (&with(Family::Gcn, &[Feature::F16]), rough_big, "tile128x64", 1),
             (&with(Family::Mobile, &[]), BIG, "tile32", 1),
             (&with(Family::Mobile, &[Feature::F16]), rough_big, "half64", 1),
+            // Columns: 288 are padded by a tenth, 96 by a third.
+            (&lavapipe, Product { n: 288, ..BIG }, "subgroup8_many", 1),
+            (&lavapipe, Product { n: 96, ..BIG }, "subgroup8", 1),
+            (&lavapipe, Product { m: 64, ..BIG }, "subgroup8", 1),
+            (&lavapipe, Product { m: 8, ..BIG }, "subgroup8_few", 1),
+            (&with(Family::Software, &[]), BIG, "lane", 1),
         ] {
             let v = choose(target, &p).unwrap();
             assert_eq!((v.name, splits(v, target, &p)), (name, parts), "{p:?}");
