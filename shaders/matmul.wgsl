@@ -55,37 +55,31 @@ var<private> p: Params;
 #else
 @group(0) @binding(0) var<uniform> p: Params;
 #endif
+// What one load gives: of f32, and of f16.
+#if BY_EIGHT
+alias Singles = vec4<u64>;
+alias Halves = vec2<u64>;
+#elif VEC_K && INT64
+alias Singles = vec2<u64>;
+alias Halves = u64;
+#elif VEC_K
+alias Singles = vec4<f32>;
+alias Halves = vec2<u32>;
+#else
+alias Singles = f32;
+alias Halves = u32;
+#endif
 #if METHOD == 3
 @group(0) @binding(1) var<storage, read> x: array<u32>;
-#elif BY_EIGHT
-@group(0) @binding(1) var<storage, read> x: array<vec4<u64>>;
-#elif VEC_K && INT64
-@group(0) @binding(1) var<storage, read> x: array<vec2<u64>>;
-#elif VEC_K
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 #else
-@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Singles>;
 #endif
 #if W >= 2
 @group(0) @binding(2) var<storage, read> w: array<u32>;
 #elif W == 1
-#if BY_EIGHT
-@group(0) @binding(2) var<storage, read> w: array<vec2<u64>>;
-#elif VEC_K && INT64
-@group(0) @binding(2) var<storage, read> w: array<u64>;
-#elif VEC_K
-@group(0) @binding(2) var<storage, read> w: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read> w: array<Halves>;
 #else
-@group(0) @binding(2) var<storage, read> w: array<u32>;
-#endif
-#elif BY_EIGHT
-@group(0) @binding(2) var<storage, read> w: array<vec4<u64>>;
-#elif VEC_K && INT64
-@group(0) @binding(2) var<storage, read> w: array<vec2<u64>>;
-#elif VEC_K
-@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;
-#else
-@group(0) @binding(2) var<storage, read> w: array<f32>;
+@group(0) @binding(2) var<storage, read> w: array<Singles>;
 #endif
 #if INT64
 #import wide

@@ -21,7 +21,9 @@
 #else
 #define FOURS 1
 #endif
-#define PARTS (ROWS / 16 * COLS / 4)
+// Stores go by BANDS of 16 rows, four columns of each a turn.
+#define BANDS (ROWS / 16)
+#define TURNS (BANDS * COLS / 4)
 alias Step = array<vec4<f32>, #{FOURS}>;
 
 // What a step reads of a row of x from element k on.
@@ -109,14 +111,14 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) 
     }
 
 #if ROWS > 16
-    // 16 rows of four columns a turn: unrolled, the stores would be most of what a driver compiles.
-    for (var part = 0u; part < #{PARTS}u; part += 1u) {
-        let row = tile.x + part % #{ROWS / 16}u * 16u;
-        let four = col + part / #{ROWS / 16}u * 4u;
+    // In a loop: unrolled, the stores would be most of what a driver compiles.
+    for (var turn = 0u; turn < #{TURNS}u; turn += 1u) {
+        let row = tile.x + turn % #{BANDS}u * 16u;
+        let four = col + turn / #{BANDS}u * 4u;
 #for r in 0..16
         var sum_#{r} = vec4<f32>(acc_#{r}_0, acc_#{r}_1, acc_#{r}_2, acc_#{r}_3);
-#for o in 1..PARTS
-        sum_#{r} = select(sum_#{r}, vec4<f32>(acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4}, acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4 + 1}, acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4 + 2}, acc_#{o % (ROWS / 16) * 16 + r}_#{o / (ROWS / 16) * 4 + 3}), part == #{o}u);
+#for t in 1..TURNS
+        sum_#{r} = select(sum_#{r}, vec4<f32>(acc_#{t % BANDS * 16 + r}_#{t / BANDS * 4}, acc_#{t % BANDS * 16 + r}_#{t / BANDS * 4 + 1}, acc_#{t % BANDS * 16 + r}_#{t / BANDS * 4 + 2}, acc_#{t % BANDS * 16 + r}_#{t / BANDS * 4 + 3}), turn == #{t}u);
 #endfor
         if row + #{r}u < p.m && four < p.n {
             store4(batch, row + #{r}u, four, sum_#{r});

@@ -48,8 +48,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
         ensure!(whole, Shape, "matmul: {dtype:?} weights need rows of whole blocks of {block}: {:?} with k {k}", b.w);
     }
     let finish = Finish::new(g, &e, [batch, m, n], b.bias_batch, b.y, b.shape)?;
-    let vec_k = b.goes_by(4);
-    let vec = vec_k && finish.vec;
+    let vec = b.goes_by(4) && finish.vec;
     let shape = choice::Product { batch, m, n, k, w: dtype, precision: e.precision, vec };
     let variant = choice::choose(g.target(), &shape)?;
     let (x, b) = match variants::takes_q8(variant) {
@@ -61,7 +60,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
     };
     let splits = choice::splits(variant, g.target(), &shape);
     if splits == 1 {
-        return product(g, variant, x, w, b, finish, vec_k);
+        return product(g, variant, x, w, b, finish);
     }
     // Each part of k is a matrix of a batch.
     let part = k / splits;
@@ -70,7 +69,7 @@ pub fn matmul_batched(g: &mut Graph, x: Value, w: Value, b: Batched, e: Epilogue
     let along = |s: Strides| Strides { batch: part, ..s };
     let pieces = Batched { batch: splits, k: part, x: along(b.x), w: along(b.w), bias_batch: 0, y, shape: parts, ..b };
     let plain = Finish::new(g, &Epilogue::default(), [splits, m, n], 0, y, parts)?;
-    let sums = product(g, variant, x, w, pieces, plain, vec_k)?;
+    let sums = product(g, variant, x, w, pieces, plain)?;
     matmul_merge(g, sums, finish)
 }
 
@@ -83,16 +82,9 @@ impl Batched {
 }
 
 /// One dispatch of a checked product.
-fn product(
-    g: &mut Graph,
-    variant: &'static Variant,
-    x: Value,
-    w: Value,
-    b: Batched,
-    finish: Finish,
-    vec_k: bool,
-) -> Result<Value> {
+fn product(g: &mut Graph, variant: &'static Variant, x: Value, w: Value, b: Batched, finish: Finish) -> Result<Value> {
     let Batched { batch, m, n, k, .. } = b;
+    let vec_k = b.goes_by(4);
     let [tile_m, tile_n] = variants::tile(variant);
     let (tiles_m, tiles_n) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
     let tiles = u32::try_from(tiles_m * tiles_n);
