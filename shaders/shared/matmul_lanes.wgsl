@@ -13,7 +13,7 @@
 // Tried, 48 x 8 by eight being 1 where k is 384: 24 x 8 0.9, 32 x 8 0.93, 40 x 8 0.96, 24 x 12 0.95, 32 x 12 1.0 (compiles
 // longer), 16 x 8 and 16 x 12 0.85, 16 x 16 0.8, 40 x 4 0.83; by four, 48 x 4 0.85, 32 x 4 0.8, 48 x 8 0.82. A loop over the
 // halves of what was loaded 0.75; sums in order of four columns 0.98; stores of all rows unrolled 0.97, and four times the
-// compilation of stores.
+// compilation of stores; of all columns of a band a turn 1, a tenth more to compile in all.
 // SwiftShader, LANES 4: 8 x 8 3.6 GFLOP/s, 8 x 16 2.8, 4 x 8 2.2, 16 x 8 3.1, tile64 1.6.
 // LANES 1: 8 x 4 8.5 on lavapipe, 8 x 8 5.9, 4 x 4 6.4.
 #if BY_EIGHT
